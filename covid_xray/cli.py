@@ -1,0 +1,143 @@
+"""``covid-xray COMMAND [OVERRIDE ...]``: finds the command, hands the rest to Hydra, turns mistakes into sentences.
+
+A command is one file in ``covid_xray/commands`` with a docstring (its first line is the help) and a function
+``run(cfg)``, and one file of the same name in ``conf``. Nothing here imports torch: help and errors in an override
+answer at once.
+"""
+
+import ast
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from covid_xray.errors import UserError
+
+PACKAGE = Path(__file__).parent
+NOTICE = "Research software, not a medical device: never use its output for diagnosis."
+
+
+def config_dir() -> Path:
+    """Folder of the YAML files: inside an installed wheel, beside the package in a checkout."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parent / "conf"
+
+
+def commands() -> dict[str, str]:
+    """Each command's name with the first line of its file's docstring, found without importing it."""
+    found = {}
+    for file in sorted((PACKAGE / "commands").glob("[a-z]*.py")):
+        docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        found[file.stem.replace("_", "-")] = docstring.split("\n")[0]
+    return found
+
+
+def main() -> None:
+    """Entry point of the ``covid-xray`` executable."""
+    arguments = sys.argv[1:]
+    if arguments and re.match(r"(-sc|--shell-completion)$", arguments[0]):
+        _complete(arguments)
+    elif not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+    elif arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"covid-xray {version('covid-xray')}")
+    elif arguments[0] not in commands():
+        _fail(f"{arguments[0]!r} is no command; use one of {', '.join(commands())}")
+    else:
+        _run(arguments[0], arguments[1:])
+
+
+def _help() -> str:
+    rows = [f"  {name:<10} {text}" for name, text in commands().items()]
+    return "\n".join(
+        [
+            "usage: covid-xray COMMAND [OVERRIDE ...]",
+            "",
+            *rows,
+            "",
+            "covid-xray COMMAND --help     settings of a command",
+            "covid-xray COMMAND --cfg job  the configuration that the overrides make",
+            'eval "$(covid-xray -sc install=bash)"   completion with the tab key',
+            "",
+            NOTICE,
+        ]
+    )
+
+
+def _run(command: str, overrides: list[str]) -> None:
+    from hydra import main as hydra_main
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    mistakes = (UserError, HydraException, OmegaConfBaseException)
+    whole_argv = list(sys.argv)
+    name = command.replace("-", "_")
+    # Hydra shows a cut traceback and exits with 1; with this it hands the exception on, to be said in one sentence.
+    show_tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def task(cfg: DictConfig) -> Any:
+        # Lightning starts its other DDP processes from sys.argv, so they must find the command's name there.
+        sys.argv[:] = whole_argv
+        try:
+            return import_module(f"covid_xray.commands.{name}").run(cfg)
+        except mistakes as error:
+            # A job of a sweep must not end the other jobs: the sweeper tells its failure at the end.
+            if show_tracebacks or HydraConfig.get().mode != RunMode.RUN:
+                raise
+            with contextlib.suppress(OSError):
+                Path(HydraConfig.get().runtime.output_dir).rmdir()  # the run folder that Hydra made, if still empty
+            _fail(_sentence(error))
+
+    sys.argv[:] = [whole_argv[0], *overrides]
+    application: Callable[[], Any] = hydra_main(version_base="1.3", config_path=str(config_dir()), config_name=name)(task)
+    try:
+        application()
+    except mistakes as error:
+        if show_tracebacks:
+            raise
+        _fail(_sentence(error))
+
+
+def _sentence(error: BaseException) -> str:
+    """What went wrong, in one line."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__
+    if cause is not None:
+        # One raised in a loader worker comes with the worker's traceback around it.
+        return str(cause).strip().rsplit("UserError: ", 1)[-1]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kept = [line for line in lines if not re.match(r"(full_key|object_type|reference_type|Config search path)", line)]
+    return " ".join(kept[:2]) if kept else type(error).__name__
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(f"covid-xray: {sentence}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _complete(arguments: list[str]) -> None:
+    """Answer Hydra's shell completion, which knows executables but not commands: cut the command out of the line."""
+    words = os.environ.get("COMP_LINE", "").split(" ")
+    names = list(commands())
+    if "query" in "".join(arguments) and (len(words) < 3 or words[1] not in names):
+        print("\n".join(name for name in names if name.startswith(words[1] if len(words) > 1 else "")))
+        return
+    command = words[1] if len(words) > 1 and words[1] in names else "train"
+    if len(words) > 1:
+        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+    _run(command, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""A run's folder: what lies in it, and whether it is new, to be continued, or finished."""
+
+import contextlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from covid_xray.errors import UserError
+
+# Settings that do not change the result, and paths of data whose content is compared by splits.csv instead.
+FREE_KEYS = ("run_dir", "resume", "checkpoint.every_minutes", "data.num_workers", "data.root", "data.manifest")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration that the run began with."""
+        return self.path / "config.yaml"
+
+    @property
+    def splits(self) -> Path:
+        """Which image is in which split."""
+        return self.path / "splits.csv"
+
+    @property
+    def metrics(self) -> Path:
+        """Final figures; there only when the run is finished."""
+        return self.path / "metrics.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of ``last.ckpt`` and ``best.ckpt``."""
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the lowest validation loss."""
+        return self.checkpoints / "best.ckpt"
+
+    def begin(self, cfg: DictConfig) -> None:
+        """Make the folder ready to start or to continue a run with this configuration.
+
+        Raises:
+            UserError: If the folder holds a run with another configuration, or cannot be written.
+        """
+        try:
+            if cfg.resume == "never":
+                self._clear()
+            elif self.config.is_file():
+                self._refuse_changes(cfg)
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.config, OmegaConf.to_yaml(cfg, resolve=True))
+        except OSError as error:
+            raise UserError(f"cannot write into the run folder {self.path}: {error.strerror or error}") from None
+
+    def finished_metrics(self) -> dict[str, float] | None:
+        """Final figures if the run is finished, else None."""
+        if not self.metrics.is_file():
+            return None
+        metrics: dict[str, float] = json.loads(self.metrics.read_text(encoding="utf-8"))
+        return metrics
+
+    def _clear(self) -> None:
+        for file in (self.metrics, self.splits, self.config):
+            file.unlink(missing_ok=True)
+        for events in self.path.glob("events.out.tfevents.*"):
+            events.unlink()
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.checkpoints)
+
+    def _refuse_changes(self, cfg: DictConfig) -> None:
+        try:
+            before = flatten(OmegaConf.load(self.config))
+        except Exception as error:
+            raise UserError(f"{self.config} is damaged ({error}); remove the folder or use resume=never") from None
+        now = flatten(OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True)))
+        changed = [
+            f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and key not in FREE_KEYS
+        ]
+        if changed:
+            raise UserError(
+                f"{self.path} holds a run with other settings ({'; '.join(changed[:8])}); use another run_dir, the same "
+                f"settings, or resume=never to start anew in this folder"
+            )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a kill leaves the old or the new one."""
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to dotted keys; lists become text, None the word ``null``."""
+    container = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    if not isinstance(container, dict):
+        plain = isinstance(container, bool | int | float | str)
+        return {prefix: container if plain else "null" if container is None else str(container)}
+    flat: dict[str, Any] = {}
+    for key, value in container.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def is_main_process() -> bool:
+    """Whether this process is rank 0, known before any process group exists."""
+    return not any(int(os.environ.get(name) or 0) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))

@@ -1,0 +1,168 @@
+"""Train a network through all phases of a schedule, then test it; the same command continues a stopped run."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from covid_xray.commands._build import build_callbacks, build_data, build_module, build_schedule, build_trainer, make
+from covid_xray.commands._run_folder import RunFolder, flatten, is_main_process, write_atomically
+from covid_xray.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning import Callback, Trainer
+
+    from covid_xray.callbacks.checkpoint import RunCheckpoint
+    from covid_xray.data.datamodule import XrayDataModule
+    from covid_xray.module import XrayClassifier
+
+
+def run(cfg: DictConfig) -> float:
+    """Train, test and write the figures.
+
+    Returns:
+        The final figure named by ``objective``, for sweepers.
+    """
+    schedule = build_schedule(cfg)
+    _check(cfg)
+    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    if cfg.resume != "never" and (metrics := folder.finished_metrics()) is not None:
+        if is_main_process():
+            folder.begin(cfg)
+            print(f"{folder.path} is finished: figures in {folder.metrics}; use resume=never to train it anew")
+        return metrics[cfg.objective]
+    data = build_data(cfg, schedule)
+    module = build_module(cfg, schedule, data, pretrained=not folder.last.is_file() or cfg.resume == "never")
+    if is_main_process():
+        folder.begin(cfg)
+        _write_splits(data, folder)
+    metrics = _train(cfg, folder, data, module)
+    return metrics.get(cfg.objective, float("nan"))
+
+
+def _check(cfg: DictConfig) -> None:
+    if cfg.resume not in ("auto", "never"):
+        raise UserError(f"resume must be auto or never, not {cfg.resume!r}")
+    if cfg.checkpoint.select not in ("best", "last"):
+        raise UserError(f"checkpoint.select must be best or last, not {cfg.checkpoint.select!r}")
+    if not isinstance(cfg.deterministic, bool):
+        raise UserError(f"deterministic must be true or false, not {cfg.deterministic!r}")
+
+
+def _train(cfg: DictConfig, folder: RunFolder, data: "XrayDataModule", module: "XrayClassifier") -> dict[str, float]:
+    from covid_xray.callbacks.checkpoint import RunCheckpoint, TrainingStopped
+    from covid_xray.callbacks.seeding import StepSeeding
+
+    checkpoint = RunCheckpoint(folder.checkpoints, cfg.checkpoint.every_minutes)
+    callbacks: list[Callback] = [StepSeeding(cfg.seed), *build_callbacks(cfg), checkpoint]
+    resume_from = folder.last if cfg.resume == "auto" and folder.last.is_file() else None
+    logger = _build_logger(cfg, folder, resume_from)
+    trainer = build_trainer(cfg, folder.path, callbacks, logger, module.schedule.epochs)
+    if trainer.is_global_zero:
+        _introduce(cfg, folder, data, trainer, resume_from)
+        if logger and not resume_from:
+            _log_configuration(cfg, folder, logger, module.class_names)
+    start = time.perf_counter()
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    except TrainingStopped as stop:
+        if trainer.is_global_zero:
+            print(f"\nStopped; the state is saved in {folder.last}. The same command continues.")
+        raise SystemExit(128 + stop.signum) from None
+    return _finish(cfg, folder, data, module, trainer, checkpoint, time.perf_counter() - start)
+
+
+def _finish(
+    cfg: DictConfig,
+    folder: RunFolder,
+    data: "XrayDataModule",
+    module: "XrayClassifier",
+    trainer: "Trainer",
+    checkpoint: "RunCheckpoint",
+    seconds: float,
+) -> dict[str, float]:
+    best = cfg.checkpoint.select == "best"
+    trainer.test(module, datamodule=data, ckpt_path=folder.best if best else None, verbose=False, weights_only=True)
+    tested = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+    metrics = {**(checkpoint.best if best else checkpoint.last), **tested}
+    if trainer.is_global_zero:
+        write_atomically(folder.metrics, json.dumps(metrics, indent=2) + "\n")
+        _summarise(cfg, folder, module, metrics, seconds)
+    return metrics
+
+
+def _write_splits(data: "XrayDataModule", folder: RunFolder) -> None:
+    old = folder.splits.read_bytes() if folder.splits.is_file() else None
+    data.write_splits(folder.splits)
+    if old is not None and folder.last.is_file() and folder.splits.read_bytes() != old:
+        folder.splits.write_bytes(old)
+        raise UserError(
+            f"{folder.path}: the images, labels or splits are not those that the run began with (splits.csv); "
+            f"restore the data, or use resume=never"
+        )
+
+
+def _build_logger(cfg: DictConfig, folder: RunFolder, resume_from: Path | None) -> Any:
+    if cfg.logger is None:
+        return False
+    extra: dict[str, Any] = {}
+    if resume_from and cfg.logger["_target_"].endswith("TensorBoardLogger"):
+        import torch
+
+        # Steps after the checkpoint were logged before the kill and will be logged again.
+        extra["purge_step"] = torch.load(resume_from, map_location="cpu", mmap=True, weights_only=True)["global_step"]
+    return make(cfg, "logger", save_dir=str(folder.path), **extra)
+
+
+def _introduce(
+    cfg: DictConfig, folder: RunFolder, data: "XrayDataModule", trainer: "Trainer", resume_from: Path | None
+) -> None:
+    counts = data.counts()
+    classes = "; ".join(f"{name} {'/'.join(map(str, row))}" for name, row in zip(counts.index, counts.values, strict=True))
+    device = f"{type(trainer.accelerator).__name__.removesuffix('Accelerator')} x {trainer.world_size}"
+    print(f"{'Continuing' if resume_from else 'Run'}: {folder.path}")
+    print(f"Images (train/val/test): {classes}")
+    print(f"{cfg.model.get('architecture', cfg.model['_target_'])} on {device}, precision {trainer.precision}")
+
+
+def _log_configuration(cfg: DictConfig, folder: RunFolder, logger: Any, class_names: list[str]) -> None:
+    """Configuration as text, and hyper-parameters with the names of the metrics to come, in TensorBoard."""
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from torch.utils.tensorboard.summary import hparams
+
+    if not isinstance(logger, TensorBoardLogger):
+        return
+    yaml = folder.config.read_text(encoding="utf-8")
+    logger.experiment.add_text("configuration", f"```yaml\n{yaml}```")
+    settings = {key: value for key, value in flatten(cfg).items() if key not in ("run_dir", "resume")}
+    names = [f"{split}/{name}" for split in ("val", "test") for name in ("loss", "accuracy", "f1_weighted")]
+    names += [f"test/recall/{name}" for name in class_names]
+    writer = logger.experiment._get_file_writer()
+    for summary in hparams(settings, dict.fromkeys(names, 0.0)):
+        writer.add_summary(summary)
+
+
+def _summarise(
+    cfg: DictConfig, folder: RunFolder, module: "XrayClassifier", metrics: dict[str, float], seconds: float
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    names = module.class_names
+    table = Table(title="Test images: confusion matrix (rows: truth)", title_justify="left")
+    for column in ("", *names, "recall"):
+        table.add_column(column, justify="right")
+    for name, row in zip(names, module.confusion.tolist(), strict=True):
+        table.add_row(name, *map(str, row), f"{metrics[f'test/recall/{name}']:.1%}")
+    console = Console(highlight=False)
+    console.print(table)
+    total = int(module.confusion.sum())
+    console.print(
+        f"Test accuracy {metrics['test/accuracy']:.1%} on {total} images, weighted F1 {metrics['test/f1_weighted']:.3f} "
+        f"({cfg.checkpoint.select} checkpoint, epoch {int(metrics['epoch']) + 1}); trained in {seconds / 60:.1f} min"
+    )
+    console.print(f"Figures:   {folder.metrics}\nCurves:    tensorboard --logdir {folder.path}")
+    console.print("Research only: not for diagnosis.")

@@ -1,0 +1,209 @@
+"""The DataModule: splits, loaders, and the size and batch size that the schedule asks for at the current epoch.
+
+Lightning asks for loaders before its epoch hooks run, so no callback can push a size in time: the loaders pull it from
+the schedule. The same DataLoader object serves the whole run, which keeps its worker processes alive; only its batch
+sampler is told the epoch. Needs ``Trainer(reload_dataloaders_every_n_epochs=1, use_distributed_sampler=False)``.
+"""
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from covid_xray.data.augmentation import Augmentation
+from covid_xray.data.dataset import Batch, XrayDataset, collate
+from covid_xray.data.manifest import read_folder, read_manifest
+from covid_xray.data.phantom import make_phantoms
+from covid_xray.data.sampling import EvalBatches, TrainBatches
+from covid_xray.data.split import SPLITS, assign_splits
+from covid_xray.errors import UserError
+from covid_xray.schedule import Phase, Schedule
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Loader = DataLoader[tuple[Any, int]]
+
+
+class XrayDataModule(LightningDataModule):
+    """Chest X-rays in train, validation and test.
+
+    Args:
+        records: Table of images as `covid_xray.data.manifest` describes it.
+        schedule: Says the image size and batch size of every epoch.
+        augment: Augmentation of the training images.
+        seed: Seed of splits, order and augmentation.
+        split: ``patient`` or ``image``; see `covid_xray.data.split.assign_splits`, also for the next four.
+        val_share: Share of the images that goes to validation.
+        test_share: Share of the images that goes to the test set.
+        folds: Number of cross-validation folds, or None.
+        fold: Which fold.
+        normalization: ``imagenet`` (statistics of ImageNet), or ``batch`` (of one augmented training batch, as the
+            article did).
+        num_workers: Loader processes; None for what the machine has.
+
+    Raises:
+        UserError: If a setting is out of range or the split cannot be made.
+    """
+
+    def __init__(
+        self,
+        records: pd.DataFrame,
+        schedule: Schedule,
+        augment: Augmentation,
+        seed: int = 0,
+        split: str = "patient",
+        val_share: float = 0.2,
+        test_share: float = 0.2,
+        folds: int | None = None,
+        fold: int = 0,
+        normalization: str = "imagenet",
+        num_workers: int | None = None,
+    ) -> None:
+        super().__init__()
+        if normalization not in ("imagenet", "batch"):
+            raise UserError(f"data.normalization must be imagenet or batch, not {normalization!r}")
+        bad_workers = isinstance(num_workers, bool) or not isinstance(num_workers, int | None)
+        if bad_workers or (num_workers is not None and num_workers < 0):
+            raise UserError(f"data.num_workers must be a whole number of at least 0, or null, not {num_workers!r}")
+        self.records = records.assign(split=assign_splits(records, split, val_share, test_share, folds, fold, seed))
+        self.schedule, self.augment, self.seed = schedule, augment, seed
+        self.class_names: list[str] = sorted(self.records["label"].unique())
+        self.normalization = normalization
+        self.num_workers = default_workers() if num_workers is None else num_workers
+        self._loaders: dict[str, Loader] = {}
+        self._check_batches()
+
+    @classmethod
+    def from_folder(cls, root: str, patient_regex: str | None = None, **settings: Any) -> "XrayDataModule":
+        """Images in class folders; see `covid_xray.data.manifest.read_folder`."""
+        return cls(read_folder(root, patient_regex), **settings)
+
+    @classmethod
+    def from_manifest(cls, manifest: str | Sequence[str], **settings: Any) -> "XrayDataModule":
+        """Images listed in CSV files; see `covid_xray.data.manifest.read_manifest`."""
+        return cls(read_manifest(manifest), **settings)
+
+    @classmethod
+    def from_phantoms(
+        cls, root: str, patients: int, images_per_patient: int, size: int, phantom_seed: int = 0, **settings: Any
+    ) -> "XrayDataModule":
+        """Drawn chests; see `covid_xray.data.phantom`."""
+        return cls(read_manifest(make_phantoms(root, patients, images_per_patient, size, phantom_seed)), **settings)
+
+    def subset(self, split: str) -> pd.DataFrame:
+        """Records of ``train``, ``val`` or ``test``, in a fixed order."""
+        return self.records[self.records["split"] == split].sort_values("path", kind="stable")
+
+    def dataset(self, split: str) -> XrayDataset:
+        """Images of ``train``, ``val`` or ``test``."""
+        table = self.subset(split)
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        return XrayDataset(table["file"].tolist(), [numbers[label] for label in table["label"]], self.augment)
+
+    def train_dataloader(self) -> Loader:
+        """Training batches of the current epoch, from the first one that is not yet trained on."""
+        epoch, first_batch = self._progress()
+        phase = self.schedule.at(epoch).phase
+        loader = self._loader("train")
+        assert isinstance(loader.batch_sampler, TrainBatches)
+        loader.batch_sampler.begin(epoch, phase.batch_size, phase.image_size, first_batch)
+        return loader
+
+    def val_dataloader(self) -> Loader:
+        """Every validation image once, at the current phase's size."""
+        return self._eval_loader("val", self.schedule.at(self._progress()[0]).phase)
+
+    def test_dataloader(self) -> Loader:
+        """Every test image once, at the last phase's size."""
+        return self._eval_loader("test", list(self.schedule.phases.values())[-1])
+
+    def statistics(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and standard deviation per channel, of pixels in [0, 1], that images are normalised with."""
+        if self.normalization == "imagenet":
+            return IMAGENET_MEAN, IMAGENET_STD
+        phase = self.schedule.at(0).phase
+        dataset, batches = self.dataset("train"), TrainBatches(len(self.subset("train")), self.seed)
+        batches.begin(0, phase.batch_size, phase.image_size)
+        pixels = np.stack([dataset[sample][0] for sample in next(iter(batches))]) / 255
+        return (float(pixels.mean()),) * 3, (float(pixels.std()),) * 3
+
+    def write_splits(self, path: Path) -> None:
+        """Write path, label, patient, source and split of every image, sorted by path."""
+        columns = ["path", "label", "patient_id", "source", "split"]
+        draft = path.with_suffix(".tmp")
+        self.records.sort_values("path", kind="stable")[columns].to_csv(draft, index=False)
+        draft.replace(path)
+
+    def counts(self) -> pd.DataFrame:
+        """Images per class (rows) and split (columns)."""
+        return pd.crosstab(self.records["label"], self.records["split"]).reindex(columns=list(SPLITS), fill_value=0)
+
+    def _progress(self) -> tuple[int, int]:
+        """Epoch, and number of its batches that are done: more than 0 only where a run resumes within an epoch."""
+        if self.trainer is None:
+            return 0, 0
+        loop = self.trainer.fit_loop
+        # `trainer.current_epoch` is one behind while loaders are set up on resume.
+        epoch = loop.epoch_progress.current.processed
+        within = loop.restarting and loop.epoch_progress.current.started > epoch
+        return epoch, loop.epoch_loop.batch_progress.current.processed if within else 0
+
+    def _eval_loader(self, split: str, phase: Phase) -> Loader:
+        loader = self._loader(split)
+        assert isinstance(loader.batch_sampler, EvalBatches)
+        loader.batch_sampler.begin(phase.batch_size // self._ranks()[1], phase.image_size)
+        return loader
+
+    def _loader(self, split: str) -> Loader:
+        if split not in self._loaders:
+            dataset, (rank, world_size) = self.dataset(split), self._ranks()
+            sampler: TrainBatches | EvalBatches
+            if split == "train":
+                sampler = TrainBatches(len(dataset), self.seed, rank, world_size)
+            else:
+                sampler = EvalBatches(len(dataset), rank, world_size)
+            self._loaders[split] = DataLoader(
+                dataset,
+                batch_sampler=sampler,
+                num_workers=self.num_workers,
+                collate_fn=collate,
+                persistent_workers=self.num_workers > 0 and split != "test",
+                pin_memory=torch.cuda.is_available(),
+                worker_init_fn=_leave_signals_to_parent,
+            )
+        return self._loaders[split]
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _check_batches(self) -> None:
+        n_train = int((self.records["split"] == "train").sum())
+        for name, phase in self.schedule.phases.items():
+            if phase.batch_size > n_train:
+                raise UserError(
+                    f"schedule.phases.{name}.batch_size={phase.batch_size} is more than the {n_train} training images"
+                )
+
+
+def default_workers() -> int:
+    """Loader processes that this machine can keep busy: its cores, at most 8, shared by the processes of a node."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return max(1, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """Let the training process answer a stop signal, which a terminal or scheduler sends to its workers as well.
+
+    After SIGTERM a worker has a minute left, so that one whose parent does not end it still ends.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
+
+
+__all__ = ["Batch", "XrayDataModule", "default_workers"]

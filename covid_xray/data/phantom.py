@@ -1,0 +1,211 @@
+"""Chest phantoms: drawn X-rays with a clinical idea behind each class, for demos and tests without any data.
+
+- ``normal``: clear lungs with vessels, ribs and heart of varied size.
+- ``pneumonia``: one or two focal opacities, or a lobe filled up to its fissure, mostly on one side.
+- ``covid-19``: several faint ground-glass patches, on both sides, near the outer and lower margins of the lungs.
+
+They are no simulation of X-ray physics; figures from them say that the program works, nothing about medicine.
+"""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich.progress import track
+
+from covid_xray.data.images import GreyImage, write_png
+from covid_xray.errors import UserError
+
+CLASSES = ("covid-19", "normal", "pneumonia")
+Plane = NDArray[np.float32]
+_VERSION = 1
+
+
+def draw_phantom(label: str, patient_seed: int, image_seed: int, size: int = 256) -> GreyImage:
+    """Draw one chest, grey uint8 (size, size).
+
+    Args:
+        label: One of `CLASSES`.
+        patient_seed: Anatomy and disease; the same in all images of a patient.
+        image_seed: Pose, exposure and noise of this image.
+        size: Side in pixels.
+    """
+    anatomy, shot = np.random.default_rng((1, patient_seed)), np.random.default_rng((2, patient_seed, image_seed))
+    x, y = _posed_grid(shot, size)
+    left, right = _lung(anatomy, x, y, -1), _lung(anatomy, x, y, 1)
+    lungs = np.maximum(left, right)
+    density = 0.28 + 0.34 * _bump(x, y, 0, 0.3, 1.0, 1.5) - 0.38 * lungs
+    density += _ribs(anatomy, x, y) * (0.4 + 0.6 * lungs)
+    density += 0.16 * _bump(x, y, 0.0, 0.0, 0.11, 1.6) + _heart(anatomy, x, y) + _vessels(anatomy, x, y) * lungs
+    disease = {"normal": _no_disease, "pneumonia": _pneumonia, "covid-19": _covid}[label]
+    density += disease(anatomy, x, y, left, right)
+    density += 0.03 * _texture(anatomy, size, 24) + 0.03 * _texture(shot, size, 10)
+    return _expose(shot, density, size)
+
+
+def make_phantoms(folder: str | Path, patients: int, images_per_patient: int, size: int, seed: int) -> Path:
+    """Draw a set of phantoms once; found again by its settings later.
+
+    Args:
+        folder: Where the sets are kept, each in a folder of its own.
+        patients: Number of patients, shared out over the three classes.
+        images_per_patient: Most images of a patient; each has from 1 to this many.
+        size: Side of the images, in pixels.
+        seed: Seed of everything drawn.
+
+    Returns:
+        The manifest of the set.
+
+    Raises:
+        UserError: If a setting is out of range.
+    """
+    for key, value, least in (
+        ("patients", patients, 3),
+        ("images_per_patient", images_per_patient, 1),
+        ("size", size, 32),
+        ("seed", seed, 0),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UserError(f"data.phantom.{key} must be a whole number of at least {least}, not {value!r}")
+    target = Path(folder) / f"v{_VERSION}-{patients}x{images_per_patient}-{size}px-seed{seed}"
+    manifest = target / "manifest.csv"
+    if manifest.is_file():
+        return manifest
+    draft = Path(f"{target}.draft")
+    draft.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for patient in track(range(patients), description="drawing phantoms", transient=True):
+        label = CLASSES[patient % len(CLASSES)]
+        patient_seed = seed * 1_000_003 + patient
+        for image in range(1 + int(np.random.default_rng((3, patient_seed)).integers(images_per_patient))):
+            name = f"{label}/patient{patient:05d}_{image}.png"
+            (draft / label).mkdir(exist_ok=True)
+            write_png(draft / name, draw_phantom(label, patient_seed, image, size))
+            rows.append((name, label, f"phantom-{patient:05d}", "phantom"))
+    table = pd.DataFrame(rows, columns=["path", "label", "patient_id", "source"])
+    table.to_csv(draft / "manifest.csv", index=False)
+    (draft / "settings.json").write_text(json.dumps({"patients": patients, "size": size, "seed": seed}) + "\n")
+    try:
+        draft.rename(target)
+    except OSError:
+        # Another run drew the same set meanwhile.
+        if not manifest.is_file():
+            raise
+    return manifest
+
+
+def _posed_grid(rng: np.random.Generator, size: int) -> tuple[Plane, Plane]:
+    """Coordinates of every pixel in the chest's frame, from about -1 to 1, under this shot's pose."""
+    axis = np.linspace(-1, 1, size, dtype=np.float32)
+    x, y = np.meshgrid(axis, axis)
+    angle, scale = np.deg2rad(rng.normal(0, 3)), rng.uniform(0.88, 1.15)
+    dx, dy = rng.normal(0, 0.06, 2)
+    cos, sin = np.cos(angle), np.sin(angle)
+    return ((cos * x - sin * y) / scale + dx).astype(np.float32), ((sin * x + cos * y) / scale + dy).astype(np.float32)
+
+
+def _bump(x: Plane, y: Plane, cx: float, cy: float, sx: float, sy: float) -> Plane:
+    return np.exp(-(((x - cx) / sx) ** 2) - ((y - cy) / sy) ** 2)
+
+
+def _edge(distance: Plane, softness: float) -> Plane:
+    return np.asarray(1 / (1 + np.exp(np.clip(distance / softness, -30, 30))), dtype=np.float32)
+
+
+def _lung(rng: np.random.Generator, x: Plane, y: Plane, side: int) -> Plane:
+    """Soft mask of one lung; ``side`` -1 is the image's left."""
+    cx, half = side * rng.uniform(0.40, 0.46), rng.uniform(0.29, 0.35)
+    top, bottom = rng.uniform(-0.80, -0.70), rng.uniform(0.45, 0.62)
+    middle, height = (top + bottom) / 2, (bottom - top) / 2
+    narrowing = 1 - 0.35 * np.clip((middle - y) / height, 0, 1)
+    dome = bottom - 0.16 * np.exp(-(((x - cx * 0.9) / 0.2) ** 2))
+    inside = ((np.abs(x - cx) / (half * narrowing)) ** 2.6 + (np.abs(y - middle) / height) ** 3.2) ** (1 / 2.8) - 1
+    return _edge(inside, 0.05) * _edge(y - dome, 0.02)
+
+
+def _ribs(rng: np.random.Generator, x: Plane, y: Plane) -> Plane:
+    spacing, slope, strength = rng.uniform(0.15, 0.19), rng.uniform(0.25, 0.5), rng.uniform(0.04, 0.09)
+    arc = (y - slope * x**2) / spacing + rng.uniform(0, 1)
+    ribs = strength * np.exp(-((np.mod(arc, 1) - 0.5) ** 2) / 0.03) * (np.abs(x) > 0.08)
+    collar_bone = 0.12 * np.exp(-(((y + 0.72 - 0.25 * np.abs(x)) / 0.035) ** 2))
+    return np.asarray(ribs + collar_bone, dtype=np.float32)
+
+
+def _heart(rng: np.random.Generator, x: Plane, y: Plane) -> Plane:
+    radius = rng.uniform(0.22, 0.32)
+    distance = np.sqrt(((x - 0.13) / radius) ** 2 + ((y - 0.28) / (radius * 1.1)) ** 2) - 1
+    return np.asarray(0.26 * _edge(distance, 0.08), dtype=np.float32)
+
+
+def _vessels(rng: np.random.Generator, x: Plane, y: Plane) -> Plane:
+    """Branching shadows that fade from the hilum outwards, in every chest."""
+    total = np.zeros_like(x)
+    for side in (-1, 1):
+        for angle in rng.uniform(-1.3, 1.3, 7):
+            along = (x * side - 0.12) * np.cos(angle) + (y + 0.02) * np.sin(angle)
+            across = -(x * side - 0.12) * np.sin(angle) + (y + 0.02) * np.cos(angle)
+            width = 0.012 + 0.012 * np.clip(1 - along, 0, 1)
+            total += 0.13 * np.exp(-((across / width) ** 2)) * np.exp(-np.clip(along, 0, 2) / 0.22) * (along > 0)
+    for _ in range(rng.integers(0, 3)):  # nipples, old scars: small round shadows that mean nothing
+        total += 0.1 * _bump(x, y, rng.uniform(-0.55, 0.55), rng.uniform(-0.5, 0.5), 0.03, 0.03)
+    return total
+
+
+def _no_disease(rng: np.random.Generator, x: Plane, y: Plane, left: Plane, right: Plane) -> Plane:
+    return np.zeros_like(x)
+
+
+def _pneumonia(rng: np.random.Generator, x: Plane, y: Plane, left: Plane, right: Plane) -> Plane:
+    side = int(rng.choice([-1, 1]))
+    lung = left if side < 0 else right
+    strength = rng.uniform(0.14, 0.34)
+    if rng.random() < 0.4:  # lobar: filled below or above an oblique fissure
+        fissure = y - rng.uniform(-0.15, 0.2) - rng.uniform(-0.25, 0.25) * x
+        lobe = _edge(-fissure if rng.random() < 0.65 else fissure, 0.025)
+        return np.asarray(strength * lobe * lung, dtype=np.float32)
+    opacity = np.zeros_like(x)
+    for _ in range(rng.integers(1, 3)):
+        cx, cy, radius = side * rng.uniform(0.22, 0.5), rng.uniform(-0.45, 0.4), rng.uniform(0.09, 0.2)
+        opacity = np.maximum(opacity, _patch(rng, x, y, cx, cy, radius, 0.12))
+    return np.asarray(strength * opacity * lung, dtype=np.float32)
+
+
+def _covid(rng: np.random.Generator, x: Plane, y: Plane, left: Plane, right: Plane) -> Plane:
+    opacity = np.zeros_like(x)
+    for side in (-1, 1):
+        for _ in range(rng.integers(1, 4)):
+            cx, cy = side * rng.uniform(0.5, 0.72), rng.uniform(-0.3, 0.5)
+            patch = _patch(rng, x, y, cx, cy, rng.uniform(0.1, 0.22), 0.3)
+            opacity = np.maximum(opacity, rng.uniform(0.09, 0.22) * patch)
+    return np.asarray(opacity * np.maximum(left, right), dtype=np.float32)
+
+
+def _patch(
+    rng: np.random.Generator, x: Plane, y: Plane, cx: float, cy: float, radius: float, softness: float
+) -> Plane:
+    """A round opacity with an irregular margin; ``softness`` is the margin's width as a share of the radius."""
+    angle = np.arctan2(y - cy, x - cx)
+    margin = 1 + sum(rng.uniform(0, 0.18) * np.cos(k * angle + rng.uniform(0, 6.28)) for k in (2, 3, 5))
+    distance = np.sqrt((x - cx) ** 2 + (0.8 * (y - cy)) ** 2) / (radius * margin) - 1
+    return _edge(np.asarray(distance, dtype=np.float32), softness)
+
+
+def _texture(rng: np.random.Generator, size: int, cells: int) -> Plane:
+    """Smooth random field of about unit variance, with structures of 1/``cells`` of the image."""
+    coarse = rng.normal(0, 1, (cells, cells)).astype(np.float32)
+    return np.asarray(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), dtype=np.float32)
+
+
+def _expose(rng: np.random.Generator, density: Plane, size: int) -> GreyImage:
+    """Film or detector: exposure, contrast, blur, grain, and a marker in a corner."""
+    image = cv2.GaussianBlur(density, (0, 0), size / 256 * rng.uniform(0.5, 1.4))
+    image = np.clip((image - rng.uniform(0.0, 0.1)) * rng.uniform(0.85, 1.2), 0.001, 1.2) ** rng.uniform(0.75, 1.35)
+    image = image + rng.normal(0, rng.uniform(0.01, 0.04), image.shape)
+    image = np.asarray(np.clip(image, 0, 1) * 255, dtype=np.uint8)
+    if rng.random() < 0.5:
+        corner = (int(size * rng.choice([0.05, 0.85])), int(size * 0.12))
+        cv2.putText(image, str(rng.choice(["L", "R"])), corner, cv2.FONT_HERSHEY_SIMPLEX, size / 400, 255, 1)
+    return image
