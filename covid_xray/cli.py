@@ -85,7 +85,11 @@ def _run(command: str, overrides: list[str]) -> None:
     show_tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
+    composed = False
+
     def task(cfg: DictConfig) -> Any:
+        nonlocal composed
+        composed = True
         # Lightning starts its other DDP processes from sys.argv, so they must find the command's name there.
         sys.argv[:] = whole_argv
         try:
@@ -102,8 +106,9 @@ def _run(command: str, overrides: list[str]) -> None:
     application: Callable[[], Any] = hydra_main(version_base="1.3", config_path=str(config_dir()), config_name=name)(task)
     try:
         application()
-    except mistakes as error:
-        if show_tracebacks:
+    except Exception as error:
+        # While it composes, Hydra tells some mistakes as a plain ValueError.
+        if show_tracebacks or not isinstance(error, mistakes if composed else (*mistakes, ValueError)):
             raise
         _fail(_sentence(error))
 

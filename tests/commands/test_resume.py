@@ -10,7 +10,7 @@ from conftest import Command
 from torch import Tensor
 
 STEPS = 42  # of experiment=tiny: 7 + 7 + 14 + 14
-SETTINGS = ("train", "experiment=tiny", "logger=null", "+callbacks.kill._target_=killing.KillAtStep")
+SETTINGS = ("train", "experiment=tiny", "logger=none", "+callbacks.kill._target_=killing.KillAtStep")
 
 
 @pytest.fixture(scope="module")
