@@ -1,0 +1,1 @@
+"""Figures of merit and pictures of a trained run."""
