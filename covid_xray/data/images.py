@@ -1,35 +1,193 @@
-"""Reading one image file as 8-bit grey."""
+"""Reading one image file as 8-bit grey, or saying why it cannot be read.
 
+Ordinary PNG and JPEG files go straight to OpenCV; anything else (transparency, CMYK, TIFF, WebP, BMP, GIF, DICOM) takes
+a slower way. The content decides what a file is, not its extension.
+"""
+
+import os
+import stat
+import warnings
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from covid_xray.data.headers import JPEG_MAGIC, PNG_MAGIC, Header, jpeg_header, png_header
 from covid_xray.errors import UserError
 
 GreyImage = NDArray[np.uint8]
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+DICOM_EXTENSIONS = (".dcm", ".dicom")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", *DICOM_EXTENSIONS)
+MAX_PIXELS = 80_000_000  # five times the largest detectors; decoding needs a few bytes for each
+MAX_BYTES = 1 << 30
+cv2.utils.logging.setLogLevel(
+    cv2.utils.logging.LOG_LEVEL_SILENT
+)  # the reason for a damaged file is told by the exception
+_BIT_DEPTHS = (8, 10, 12, 14, 16)  # of detectors and their digitisers
+
+
+class ImageError(UserError):
+    """An image file that cannot be read.
+
+    Args:
+        path: The file.
+        reason: Why, as the end of a sentence that begins with the file's name.
+    """
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        name = str(path) if str(path).isprintable() else repr(str(path))
+        super().__init__(f"image {name} cannot be read: {reason}; mend or remove it")
+        self.path, self.reason = str(path), reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive the way back from a worker process."""
+        return ImageError, (self.path, self.reason)
 
 
 def read_image(path: str | Path) -> GreyImage:
     """Read an image file as grey, uint8, (height, width), upright (EXIF rotation applied).
 
-    Colour is turned to luma; 16-bit files are scaled to 8 bits.
+    Colour becomes luma; transparency is laid over black; deeper grey is scaled by `scale_to_8_bits`; DICOM is shown as
+    `covid_xray.data.dicom` says.
 
     Raises:
-        UserError: If the file is missing or no image can be decoded from it.
+        ImageError: If the file is missing, no regular file, not readable, larger than `MAX_BYTES` or `MAX_PIXELS` (told
+            from its header, before memory is used), truncated, damaged, of several frames, or of an unknown format.
     """
-    try:
-        data = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise UserError(f"image {path} cannot be read ({error.strerror or error}); mend or remove it") from None
-    image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
-    if image is None:
-        raise UserError(f"image {path} cannot be decoded; mend or remove it")
-    return np.asarray(image, dtype=np.uint8)
+    data = _read_bytes(path)
+    if data.startswith(JPEG_MAGIC):
+        header = jpeg_header(data)
+    elif data.startswith(PNG_MAGIC):
+        header = png_header(data)
+    elif data[128:132] == b"DICM" or (str(path).lower().endswith(DICOM_EXTENSIONS) and data):
+        from covid_xray.data.dicom import read_dicom
+
+        return read_dicom(data, path)
+    else:
+        return _read_with_pillow(data, path)
+    if header.fault:
+        raise ImageError(path, header.fault)
+    check_size(path, header.width, header.height, header.frames)
+    if not header.ordinary:
+        return _read_with_pillow(data, path)
+    return _read_with_opencv(data, path, header)
+
+
+def scale_to_8_bits(pixels: NDArray[Any]) -> GreyImage:
+    """Scale grey values of any type to uint8, by the range that they are in.
+
+    - Whole numbers from 0: by the smallest depth of 8, 10, 12, 14 or 16 bits that holds the largest, so that 12-bit
+      pixels in a 16-bit file do not come out black, and the same exposure keeps the same grey.
+    - Fractions from 0 to 1: times 255. Fractions from 0 to 255: rounded.
+    - Anything else (negative or larger values): lowest to 0, highest to 255.
+
+    Args:
+        pixels: Finite values, not empty.
+    """
+    if pixels.dtype == np.uint8:
+        return np.asarray(pixels, dtype=np.uint8)
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < 0 or high > 65535 or (pixels.dtype.kind == "f" and high > 255):
+        scale = 255 / (high - low) if high > low else 0.0
+        return np.rint((pixels.astype(np.float64) - low) * scale).astype(np.uint8)
+    if pixels.dtype.kind == "f":
+        return np.asarray(np.rint(pixels * (255 if high <= 1 else 1)), dtype=np.uint8)
+    depth = next(bits for bits in _BIT_DEPTHS if high < 1 << bits)
+    if depth == 8:
+        return np.asarray(pixels, dtype=np.uint8)
+    return np.rint(pixels * np.float32(255 / ((1 << depth) - 1))).astype(np.uint8)
+
+
+def check_size(path: str | Path, width: int, height: int, frames: int = 1) -> None:
+    """Refuse what is no single image of a sane size.
+
+    Raises:
+        ImageError: With the reason.
+    """
+    if frames != 1:
+        raise ImageError(path, f"it holds {frames} frames, and which one to take is not known")
+    if width < 1 or height < 1:
+        raise ImageError(path, f"its header says {width} x {height} pixels")
+    if width * height > MAX_PIXELS:
+        raise ImageError(path, f"its header says {width} x {height} pixels; the limit is {MAX_PIXELS // 10**6} million")
 
 
 def write_png(path: Path, image: GreyImage) -> None:
     """Write a grey image as PNG."""
     cv2.imwrite(str(path), image)
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    try:
+        status = os.stat(path)  # noqa: PTH116 a Path for every image of every epoch costs time
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise ImageError(path, "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no regular file")
+        if status.st_size > MAX_BYTES:
+            raise ImageError(path, f"it has {status.st_size:,} bytes; the limit is {MAX_BYTES:,}")
+        with open(path, "rb") as file:  # noqa: PTH123
+            data = file.read()
+    except OSError as error:
+        raise ImageError(path, error.strerror or str(error)) from None
+    except ImageError:
+        raise
+    except ValueError:  # a null byte, or a surrogate that the file system cannot encode
+        raise ImageError(path, "its name is no file name") from None
+    if not data:
+        raise ImageError(path, "it is empty")
+    return data
+
+
+def _read_with_opencv(data: bytes, path: str | Path, header: Header) -> GreyImage:
+    flags = cv2.IMREAD_GRAYSCALE if header.bits <= 8 else cv2.IMREAD_ANYDEPTH
+    try:
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ImageError(path, "its pixels are damaged")
+    return scale_to_8_bits(np.asarray(image))
+
+
+def _read_with_pillow(data: bytes, path: str | Path) -> GreyImage:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are checked here
+            with Image.open(BytesIO(data)) as image:
+                check_size(path, *image.size, frames=getattr(image, "n_frames", 1))
+                image.load()
+                return _grey(ImageOps.exif_transpose(image), _is_white_zero(image), path)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageError(path, f"its header says more than {MAX_PIXELS // 10**6} million pixels") from None
+    except UnidentifiedImageError:
+        raise ImageError(path, "it is no image of a known format") from None
+    except Exception as error:  # on hostile files Pillow raises nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(path, f"its pixels are damaged ({reason[:200]})") from None
+
+
+def _grey(image: Any, white_is_zero: bool, path: str | Path) -> GreyImage:
+    """Turn a decoded Pillow image of any mode to grey."""
+    if image.mode.startswith(("I", "F")):
+        pixels = np.asarray(image)
+        if not np.isfinite(pixels).all():
+            raise ImageError(path, "some of its pixels are no numbers (NaN or infinite)")
+        grey = scale_to_8_bits(pixels)
+        return np.asarray(255 - grey if white_is_zero else grey, dtype=np.uint8)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        from PIL import Image
+
+        opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(opaque, image.convert("RGBA"))
+    return np.asarray(image.convert("L"), dtype=np.uint8)
+
+
+def _is_white_zero(image: Any) -> bool:
+    """Whether a TIFF counts from white; Pillow heeds it in 8-bit files only."""
+    return bool(image.format == "TIFF" and image.tag_v2.get(262) == 0)
