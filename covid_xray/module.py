@@ -114,10 +114,11 @@ class XrayClassifier(LightningModule):
 
     def _log(self, metrics: MetricCollection, split: str) -> None:
         self.confusion: Tensor = metrics["confusion"].compute()
-        for name in ("loss", "accuracy", "f1_weighted"):
-            self.log(f"{split}/{name}", metrics[name].compute())
-        for name, recall in zip(self.class_names, metrics["recall"].compute(), strict=True):
-            self.log(f"{split}/recall/{name}", recall)
+        values = {name: metrics[name].compute() for name in ("loss", "accuracy", "f1_weighted")}
+        recalls = metrics["recall"].compute()
+        values |= {f"recall/{name}": recall for name, recall in zip(self.class_names, recalls, strict=True)}
+        # Already the same in all processes; `sync_dist` only tells Lightning so.
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
         metrics.reset()
 
 

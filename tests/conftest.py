@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
-REPOSITORY = Path(__file__).parent.parent
+TESTS = Path(__file__).parent
+SHARED = TESTS.parent.parent / "shared"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -23,10 +26,46 @@ def covid_xray(workplace: Path) -> Command:
     """Run ``covid-xray`` with arguments, in the workplace."""
 
     def run(*arguments: str, env: dict[str, str] | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200", **(env or {})}
+        paths = {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", "COLUMNS": "200"}
         command = [sys.executable, "-m", "covid_xray", *arguments]
         return subprocess.run(
-            command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+            command,
+            cwd=workplace,
+            env={**os.environ, **paths, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def real_xrays() -> Path:
+    """Manifest of the real X-rays, where they lie beside the repository."""
+    manifest = SHARED / "data/chest-xrays/manifest.csv"
+    if not manifest.is_file():
+        pytest.skip("the real chest X-rays are not beside this checkout")
+    return manifest
+
+
+def load_state(file: Path) -> dict[str, object]:
+    """What `probes.StateDump` wrote."""
+    state: dict[str, object] = torch.load(file, weights_only=True)
+    return state
+
+
+def differences(a: object, b: object, tolerance: float = 0.0, where: str = "") -> list[str]:
+    """Places where two nested states differ: in any bit, or by more than a tolerance."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        same = torch.equal(a, b) if not tolerance else torch.allclose(a, b, rtol=tolerance, atol=tolerance)
+        return [] if same else [where]
+    if isinstance(a, dict) and isinstance(b, dict):
+        if a.keys() != b.keys():
+            return [f"{where}: keys"]
+        return [place for key in a for place in differences(a[key], b[key], tolerance, f"{where}.{key}")]
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        pairs = zip(a, b, strict=True)
+        return [place for i, (x, y) in enumerate(pairs) for place in differences(x, y, tolerance, f"{where}[{i}]")]
+    return [] if a == b else [f"{where}: {a} != {b}"]

@@ -84,6 +84,8 @@ def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: "list[Callback]", l
     # Lightning repeats on several lines what the command says in one, and calls functions that torch deprecated.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # Our batch sampler begins where a resumed epoch stopped; Lightning only knows loaders with a state.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     settings: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
     if settings.get("precision") == "auto":
         device = settings["accelerator"]

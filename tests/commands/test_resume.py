@@ -6,70 +6,80 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Command
-from torch import Tensor
+from conftest import Command, differences, load_state
 
-STEPS = 42  # of experiment=tiny: 7 + 7 + 14 + 14
-SETTINGS = ("train", "experiment=tiny", "logger=none", "+callbacks.kill._target_=killing.KillAtStep")
+PHASE_STEPS = (range(1, 7), range(8, 14), range(15, 28), range(29, 42))  # of experiment=tiny; not the first of a phase
+SETTINGS = (
+    "train",
+    "experiment=tiny",
+    "logger=none",
+    "+callbacks.kill._target_=probes.KillAtStep",
+    "+callbacks.dump._target_=probes.StateDump",
+)
+FINAL = "state-epoch3-rank0.pt"
 
 
 @pytest.fixture(scope="module")
 def whole(covid_xray: Command, workplace: Path) -> dict[str, object]:
     """The final state of a run that nobody disturbed, without loader workers."""
-    result = covid_xray(*SETTINGS, "run_dir=whole", "data.num_workers=0", env=_env())
+    result = covid_xray(*SETTINGS, "run_dir=whole", "data.num_workers=0")
     assert result.returncode == 0, result.stderr
-    return _final(workplace / "whole")
+    return load_state(workplace / "whole" / FINAL)
 
 
 @pytest.mark.parametrize(
-    ("workers", "every_minutes"), [(0, "null"), (2, "null"), (2, "1e-6")], ids=["0-workers", "2-workers", "mid-epoch"]
+    ("workers", "every_minutes", "phases"),
+    [
+        pytest.param(0, "null", (0, 2), id="0-workers"),
+        pytest.param(2, "null", (1, 3), id="2-workers"),
+        pytest.param(2, "1e-6", (0, 3), id="within-epochs"),
+        pytest.param(0, "null", (0, 1, 2, 3), id="0-workers-all-phases", marks=pytest.mark.slow),
+        pytest.param(2, "null", (0, 0, 1, 1, 2, 2, 3, 3), id="2-workers-all-phases", marks=pytest.mark.slow),
+        pytest.param(2, "1e-6", (0, 0, 1, 1, 2, 2, 3, 3), id="within-epochs-all-phases", marks=pytest.mark.slow),
+    ],
 )
 def test_kills_change_nothing(
-    covid_xray: Command, workplace: Path, whole: dict[str, object], workers: int, every_minutes: str
+    covid_xray: Command,
+    workplace: Path,
+    whole: dict[str, object],
+    workers: int,
+    every_minutes: str,
+    phases: tuple[int, ...],
 ) -> None:
-    run = f"killed-{workers}-{every_minutes}"
+    run = f"killed-{workers}-{every_minutes}-{len(phases)}"
     arguments = (*SETTINGS, f"run_dir={run}", f"data.num_workers={workers}", f"checkpoint.every_minutes={every_minutes}")
     draw = random.Random(run)
-    steps = [draw.randrange(1, 7), draw.randrange(8, 14), draw.randrange(15, 28), draw.randrange(29, STEPS)]
-    for step in steps:
-        result = covid_xray(*arguments, env=_env(step))
+    for step in sorted(draw.choice(PHASE_STEPS[phase]) for phase in phases):
+        result = covid_xray(*arguments, env={"KILL_AT_STEP": str(step)})
         assert result.returncode == -signal.SIGKILL, result.stderr
-    result = covid_xray(*arguments, env=_env())
+        if every_minutes != "null" and step not in (7, 14, 28):
+            last = torch.load(workplace / run / "checkpoints/last.ckpt", weights_only=True)
+            assert last["global_step"] == step, "the checkpoint within the epoch was not the newest state"
+    result = covid_xray(*arguments)
     assert result.returncode == 0, result.stderr
-    assert _differences(whole, _final(workplace / run)) == []
+    assert differences(whole, load_state(workplace / run / FINAL)) == []
 
 
 def test_sigterm_saves_within_the_epoch(covid_xray: Command, workplace: Path, whole: dict[str, object]) -> None:
     arguments = (*SETTINGS, "run_dir=stopped", "data.num_workers=2")
-    result = covid_xray(*arguments, env={**_env(18), "SIGNAL": str(int(signal.SIGTERM))})
+    result = covid_xray(*arguments, env={"KILL_AT_STEP": "18", "SIGNAL": str(int(signal.SIGTERM))})
     assert result.returncode == 128 + signal.SIGTERM, result.stderr
     assert "The same command continues" in result.stdout
     last = torch.load(workplace / "stopped/checkpoints/last.ckpt", weights_only=True)
     assert last["global_step"] == 19
-    result = covid_xray(*arguments, env=_env())
+    result = covid_xray(*arguments)
     assert result.returncode == 0, result.stderr
-    assert _differences(whole, _final(workplace / "stopped")) == []
+    assert differences(whole, load_state(workplace / "stopped" / FINAL)) == []
 
 
-def _env(step: int = -1) -> dict[str, str]:
-    tests = str(Path(__file__).parents[1])
-    return {"KILL_AT_STEP": str(step), "PYTHONPATH": f"{Path(tests).parent}:{tests}"}
-
-
-def _final(run: Path) -> dict[str, object]:
-    state: dict[str, object] = torch.load(run / "final-0.pt", weights_only=True)
-    return state
-
-
-def _differences(a: object, b: object, where: str = "") -> list[str]:
-    """Places where two nested states differ in any bit."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return [] if torch.equal(a, b) else [where]
-    if isinstance(a, dict) and isinstance(b, dict):
-        if a.keys() != b.keys():
-            return [f"{where}: keys"]
-        return [place for key in a for place in _differences(a[key], b[key], f"{where}.{key}")]
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        pairs = zip(a, b, strict=True)
-        return [place for i, (x, y) in enumerate(pairs) for place in _differences(x, y, f"{where}[{i}]")]
-    return [] if a == b else [f"{where}: {a} != {b}"]
+def test_finished_run_says_so_and_changed_one_is_refused(
+    covid_xray: Command, workplace: Path, whole: dict[str, object]
+) -> None:
+    before = (workplace / "whole" / FINAL).stat().st_mtime_ns
+    again = covid_xray(*SETTINGS, "run_dir=whole", "data.num_workers=2")
+    assert again.returncode == 0
+    assert "is finished" in again.stdout
+    changed = covid_xray(*SETTINGS, "run_dir=whole", "optimizer.weight_decay=0.5")
+    assert changed.returncode == 2
+    assert "optimizer.weight_decay: 0.01 -> 0.5" in changed.stderr
+    assert (workplace / "whole" / FINAL).stat().st_mtime_ns == before

@@ -1,0 +1,46 @@
+"""Two processes train as one."""
+
+from pathlib import Path
+
+import pytest
+from conftest import Command, differences, load_state
+
+EPOCHS = 4
+SETTINGS = (
+    "train",
+    "experiment=tiny",
+    "logger=none",
+    "data.num_workers=0",
+    "trainer.precision=32-true",
+    "model.dropout=[0.0,0.0]",
+    "+callbacks.dump._target_=probes.StateDump",
+)
+TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+
+
+def test_ranks_stay_equal_over_all_phases(covid_xray: Command, workplace: Path) -> None:
+    result = covid_xray(*SETTINGS, *TWO, "run_dir=two")
+    assert result.returncode == 0, result.stderr
+    for epoch in range(EPOCHS):
+        ranks = [load_state(workplace / "two" / f"state-epoch{epoch}-rank{rank}.pt") for rank in (0, 1)]
+        weights = [{k: v for k, v in state["weights"].items() if "running_" not in k} for state in ranks]  # type: ignore[attr-defined]
+        assert differences(*weights) == [], f"epoch {epoch}"
+        assert differences(ranks[0]["optimizer"], ranks[1]["optimizer"]) == [], f"epoch {epoch}"
+
+
+def test_two_processes_equal_one(covid_xray: Command, workplace: Path) -> None:
+    fixed = "+callbacks.fixed._target_=probes.FixedBatchNorm"
+    for run, extra in (("one-fixed", ("trainer=cpu",)), ("two-fixed", TWO)):
+        result = covid_xray(*SETTINGS, *extra, fixed, f"run_dir={run}")
+        assert result.returncode == 0, result.stderr
+    for epoch in range(EPOCHS):
+        one = load_state(workplace / "one-fixed" / f"state-epoch{epoch}-rank0.pt")
+        two = load_state(workplace / "two-fixed" / f"state-epoch{epoch}-rank0.pt")
+        assert differences(one["weights"], two["weights"], tolerance=2e-4) == [], f"epoch {epoch}"
+
+
+@pytest.mark.parametrize("devices", [3])
+def test_batch_that_cannot_be_shared_is_refused(covid_xray: Command, devices: int) -> None:
+    result = covid_xray(*SETTINGS, *TWO[:2], f"trainer.devices={devices}", "run_dir=three")
+    assert result.returncode != 0
+    assert "make it a multiple of 3" in result.stderr
