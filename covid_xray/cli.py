@@ -103,7 +103,9 @@ def _run(command: str, overrides: list[str]) -> None:
             _fail(_sentence(error))
 
     sys.argv[:] = [whole_argv[0], *overrides]
-    application: Callable[[], Any] = hydra_main(version_base="1.3", config_path=str(config_dir()), config_name=name)(task)
+    application: Callable[[], Any] = hydra_main(version_base="1.3", config_path=str(config_dir()), config_name=name)(
+        task
+    )
     try:
         application()
     except Exception as error:

@@ -26,7 +26,8 @@ class Phase:
         epochs: Number of passes over the training images.
         trains: ``"all"``, the name of one layer group, or a list of names; the other groups are frozen.
         max_lr: Peak of the one-cycle: a number (all groups), a pair (geometric spread from the first to the last
-            group), one value per group, ``"slice(lr)"`` (a tenth of it for all groups but the last) or ``"slice(a, b)"``.
+            group), one value per group, ``"slice(lr)"`` (a tenth of it for all groups but the last) or
+            ``"slice(a, b)"``.
         train_bn: Whether BatchNorm layers of frozen groups go on training. If false, BatchNorm outside the last
             group is in evaluation mode with fixed scale and shift, in every group.
     """
@@ -119,7 +120,7 @@ class Schedule:
         for key in ("div", "div_final"):
             if not _is_number(getattr(self, key)) or getattr(self, key) < 1:
                 raise UserError(f"schedule.{key} must be a number of at least 1, not {getattr(self, key)!r}")
-        betas = self.beta1
+        betas: Any = self.beta1
         if isinstance(betas, str) or len(betas) != 3 or not all(_is_number(b) and 0 <= b < 1 for b in betas):
             raise UserError(f"schedule.beta1 must be three numbers from 0 to below 1, not {betas!r}")
 

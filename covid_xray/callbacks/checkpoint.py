@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from covid_xray.errors import UserError
 
 
-class TrainingStopped(Exception):
+class TrainingStopped(Exception):  # noqa: N818 not an error
     """The run was asked to stop, has saved its state and can be continued.
 
     Attributes:
@@ -98,7 +98,7 @@ class RunCheckpoint(Checkpoint):
             self.best_loss, self.best = metrics["val/loss"], self.last
         self._save(trainer, improved)
         stop = trainer.strategy.reduce_boolean_decision(bool(self._stop_signal), all=False)
-        if stop and not trainer.fit_loop.epoch_progress.current.processed == trainer.max_epochs:
+        if stop and trainer.current_epoch + 1 != trainer.max_epochs:
             raise TrainingStopped(self._stop_signal or signal.SIGTERM)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

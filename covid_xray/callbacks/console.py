@@ -33,8 +33,15 @@ class ConsoleProgress(Callback):
         assert isinstance(pl_module, XrayClassifier)
         recalls = "".join(f"{name[:10]:>11}" for name in pl_module.class_names)
         head = f"{'epoch':>7}  {'phase':<15}{'px':>4}{'train loss':>12}{'val loss':>10}{'accuracy':>10}"
-        self.console.print(f"[bold]{head}{recalls}{'images/s':>10}{'time':>7}[/bold]   (recall by class)", soft_wrap=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+        self.console.print(
+            f"[bold]{head}{recalls}{'images/s':>10}{'time':>7}[/bold]   (recall by class)", soft_wrap=True
+        )
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+        )
         self._progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self._progress.start()
         self._task = self._progress.add_task("", rate="")
@@ -104,7 +111,8 @@ class ConsoleProgress(Callback):
         self._loss_sum, self._batches = torch.zeros(()), 0
         self._epoch_start = time.perf_counter()
         if self._progress is not None:
-            text = f"{position.name} {position.phase.image_size} px, epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            text = f"{position.name} {position.phase.image_size} px, {epoch}"
             self._progress.reset(self._task, total=int(trainer.num_training_batches), description=text, rate="")
 
 

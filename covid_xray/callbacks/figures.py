@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from covid_xray.evaluation.figures import confusion_matrix_figure
 from covid_xray.module import XrayClassifier
 
 
@@ -51,8 +52,9 @@ class FirstLayerFilters(Callback):
         logger = _tensorboard(trainer)
         if kernels is not None and logger is not None:
             grid = make_grid(kernels.detach().float().cpu(), nrow=8, normalize=True, scale_each=True, padding=1)
-            logger.experiment.add_image("filters/first_layer", grid.repeat_interleave(8, 1).repeat_interleave(8, 2),
-                                        trainer.global_step)
+            logger.experiment.add_image(
+                "filters/first_layer", grid.repeat_interleave(8, 1).repeat_interleave(8, 2), trainer.global_step
+            )
 
 
 class ConfusionMatrices(Callback):
@@ -84,14 +86,6 @@ def batch_figure(pixels: Tensor, titles: list[str]) -> Figure:
     for axis, image, title in zip(axes, pixels, titles, strict=False):
         axis.imshow(torch.clamp(image, 0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
         axis.set_title(f"{title}, {image.shape[-1]} px", fontsize=8)
-    return figure
-
-
-def confusion_matrix_figure(matrix: Any, names: list[str]) -> Figure:
-    """tmp."""
-    figure = Figure(figsize=(4.5, 4), layout="constrained")
-    axis = figure.subplots()
-    axis.imshow(matrix, cmap="Blues")
     return figure
 
 

@@ -30,5 +30,5 @@ class PhaseFreezing(Callback):
     @staticmethod
     def _freeze(trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, XrayClassifier)
-        phase = pl_module.schedule.at(trainer.fit_loop.epoch_progress.current.processed).phase
+        phase = pl_module.schedule.at(trainer.current_epoch).phase
         freeze_for(phase, pl_module.network.layer_groups())

@@ -108,4 +108,3 @@ def write_tensorboard(logger: Any, sweep: RateSweep, figure: Figure) -> None:
         logger.experiment.add_scalar("find_lr/rate", rate, step)
         logger.experiment.add_scalar("find_lr/loss", loss, step)
     logger.experiment.add_figure("find_lr/curve", figure)
-

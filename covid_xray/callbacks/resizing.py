@@ -16,7 +16,7 @@ class ProgressiveResizing(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the Trainer's settings that the DataModule relies on."""
         assert isinstance(pl_module, XrayClassifier)
-        if trainer.reload_dataloaders_every_n_epochs != 1:
+        if getattr(trainer, "reload_dataloaders_every_n_epochs", 0) != 1:
             raise ValueError("progressive resizing needs Trainer(reload_dataloaders_every_n_epochs=1)")
         pl_module.schedule.check(pl_module.group_names, trainer.world_size)
 

@@ -44,7 +44,9 @@ def build_data(cfg: DictConfig, schedule: Schedule) -> "XrayDataModule":
     return data
 
 
-def build_module(cfg: DictConfig, schedule: Schedule, data: "XrayDataModule", pretrained: bool = True) -> "XrayClassifier":
+def build_module(
+    cfg: DictConfig, schedule: Schedule, data: "XrayDataModule", pretrained: bool = True
+) -> "XrayClassifier":
     """Network, loss and optimiser.
 
     Args:
@@ -118,6 +120,4 @@ def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: "list[Callback]", l
 
 def build_callbacks(cfg: DictConfig) -> "list[Callback]":
     """Callbacks of the config group, in order; an entry set to null is left out."""
-    return [
-        instantiate(node, _convert_="all") for node in (cfg.callbacks or {}).values() if node is not None
-    ]
+    return [instantiate(node, _convert_="all") for node in (cfg.callbacks or {}).values() if node is not None]

@@ -100,8 +100,8 @@ class RunFolder:
         ]
         if changed:
             raise UserError(
-                f"{self.path} holds a run with other settings ({'; '.join(changed[:8])}); use another run_dir, the same "
-                f"settings, or resume=never to start anew in this folder"
+                f"{self.path} holds a run with other settings ({'; '.join(changed[:8])}); use another run_dir, "
+                f"the same settings, or resume=never to start anew in this folder"
             )
 
 
@@ -112,16 +112,17 @@ def write_atomically(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(cfg: Any, prefix: str = "") -> dict[str, bool | int | float | str]:
     """Flatten nested mappings to dotted keys; lists become text, None the word ``null``."""
-    container = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    if not isinstance(container, dict):
-        plain = isinstance(container, bool | int | float | str)
-        return {prefix: container if plain else "null" if container is None else str(container)}
-    flat: dict[str, Any] = {}
-    for key, value in container.items():
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+    node: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+    if isinstance(node, dict):
+        flat: dict[str, bool | int | float | str] = {}
+        for key, value in node.items():
+            flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        return flat
+    if isinstance(node, bool | int | float | str):
+        return {prefix: node}
+    return {prefix: "null" if node is None else str(node)}
 
 
 def is_main_process() -> bool:

@@ -64,4 +64,6 @@ def _load(module: "XrayClassifier", path: Path) -> None:
     try:
         module.load_state_dict(read_state_dict(path))
     except RuntimeError as error:
-        raise UserError(f"checkpoint_path={path} does not fit this model ({str(error).splitlines()[-1].strip()})") from None
+        raise UserError(
+            f"checkpoint_path={path} does not fit this model ({str(error).splitlines()[-1].strip()})"
+        ) from None

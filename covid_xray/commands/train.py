@@ -61,6 +61,7 @@ def _train(cfg: DictConfig, folder: RunFolder, data: "XrayDataModule", module: "
     resume_from = folder.last if cfg.resume == "auto" and folder.last.is_file() else None
     logger = _build_logger(cfg, folder, resume_from)
     trainer = build_trainer(cfg, folder.path, callbacks, logger, module.schedule.epochs)
+    module.schedule.check(module.group_names, trainer.world_size)  # before other processes are started
     if trainer.is_global_zero:
         _introduce(cfg, folder, data, trainer, resume_from)
         if logger and not resume_from:
@@ -121,7 +122,9 @@ def _introduce(
     cfg: DictConfig, folder: RunFolder, data: "XrayDataModule", trainer: "Trainer", resume_from: Path | None
 ) -> None:
     counts = data.counts()
-    classes = "; ".join(f"{name} {'/'.join(map(str, row))}" for name, row in zip(counts.index, counts.values, strict=True))
+    classes = "; ".join(
+        f"{name} {'/'.join(map(str, row))}" for name, row in zip(counts.index, counts.values, strict=True)
+    )
     device = f"{type(trainer.accelerator).__name__.removesuffix('Accelerator')} x {trainer.world_size}"
     print(f"{'Continuing' if resume_from else 'Run'}: {folder.path}")
     print(f"Images (train/val/test): {classes}")
@@ -141,7 +144,7 @@ def _log_configuration(cfg: DictConfig, folder: RunFolder, logger: Any, class_na
     names = [f"{split}/{name}" for split in ("val", "test") for name in ("loss", "accuracy", "f1_weighted")]
     names += [f"test/recall/{name}" for name in class_names]
     writer = logger.experiment._get_file_writer()
-    for summary in hparams(settings, dict.fromkeys(names, 0.0)):
+    for summary in hparams(settings, dict.fromkeys(names, 0.0)):  # type: ignore[no-untyped-call]
         writer.add_summary(summary)
 
 

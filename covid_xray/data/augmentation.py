@@ -119,7 +119,9 @@ class LogitBrightnessContrast(A.ImageOnlyTransform):
         brightness: float
         contrast: float
 
-    _LOGITS = np.log(np.clip(np.arange(256) / 255, 1e-7, 1 - 1e-7) / (1 - np.clip(np.arange(256) / 255, 1e-7, 1 - 1e-7)))
+    _LOGITS = np.log(
+        np.clip(np.arange(256) / 255, 1e-7, 1 - 1e-7) / (1 - np.clip(np.arange(256) / 255, 1e-7, 1 - 1e-7))
+    )
 
     def __init__(self, brightness: float = 0.1, contrast: float = 0.2, p: float = 0.75) -> None:
         super().__init__(p=1.0)
@@ -136,7 +138,9 @@ class LogitBrightnessContrast(A.ImageOnlyTransform):
         applied = rng.random(2) < self.each_p
         change = rng.uniform(0.5 - self.brightness, 0.5 + self.brightness)
         scale = (1 - self.contrast) ** rng.uniform(-1, 1)
-        return {"table": self.table(math.log(change / (1 - change)) if applied[0] else 0.0, scale if applied[1] else 1.0)}
+        return {
+            "table": self.table(math.log(change / (1 - change)) if applied[0] else 0.0, scale if applied[1] else 1.0)
+        }
 
     def table(self, shift: float, scale: float) -> GreyImage:
         """Grey levels (256,) after adding ``shift`` to the logits and multiplying them by ``scale``."""

@@ -148,11 +148,11 @@ class XrayDataModule(LightningDataModule):
         """Epoch, and number of its batches that are done: more than 0 only where a run resumes within an epoch."""
         if self.trainer is None:
             return 0, 0
-        loop = self.trainer.fit_loop
+        loop: Any = self.trainer.fit_loop
         # `trainer.current_epoch` is one behind while loaders are set up on resume.
-        epoch = loop.epoch_progress.current.processed
-        within = loop.restarting and loop.epoch_progress.current.started > epoch
-        return epoch, loop.epoch_loop.batch_progress.current.processed if within else 0
+        epochs = loop.epoch_progress.current
+        within = loop.restarting and epochs.started > epochs.processed
+        return epochs.processed, loop.epoch_loop.batch_progress.current.processed if within else 0
 
     def _eval_loader(self, split: str, phase: Phase) -> Loader:
         loader = self._loader(split)

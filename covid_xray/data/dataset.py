@@ -37,13 +37,13 @@ class XrayDataset(Dataset[tuple[GreyImage, int]]):
 
     def __getitem__(self, sample: Sample) -> tuple[GreyImage, int]:
         """Grey image (size, size), uint8, and its class number."""
-        file = self.files[sample.index]
+        file = self.files[sample.row]
         image = read_image(file.decode() if isinstance(file, bytes) else str(file))
         if sample.seed is None:
             image = self.plain(image, sample.image_size, ())
         else:
             image = self.augment(image, sample.image_size, sample.seed)
-        return image, int(self.labels[sample.index])
+        return image, int(self.labels[sample.row])
 
 
 def collate(samples: list[tuple[GreyImage, int]]) -> Batch:

@@ -102,7 +102,8 @@ def _refuse(file: Path, table: pd.DataFrame, bad: pd.Series, what: str) -> None:
     if bad.any():
         first = int(np.flatnonzero(bad.to_numpy())[0])
         more = f" (and {int(bad.sum()) - 1} rows more)" if bad.sum() > 1 else ""
-        raise UserError(f"manifest {file} row {first + 2} {what}: {table['path'].iloc[first]!r}{more}; mend the manifest")
+        path = table["path"].iloc[first]
+        raise UserError(f"manifest {file} row {first + 2} {what}: {path!r}{more}; mend the manifest")
 
 
 def _compile(regex: str | None) -> re.Pattern[str] | None:

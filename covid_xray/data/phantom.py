@@ -183,9 +183,7 @@ def _covid(rng: np.random.Generator, x: Plane, y: Plane, left: Plane, right: Pla
     return np.asarray(opacity * np.maximum(left, right), dtype=np.float32)
 
 
-def _patch(
-    rng: np.random.Generator, x: Plane, y: Plane, cx: float, cy: float, radius: float, softness: float
-) -> Plane:
+def _patch(rng: np.random.Generator, x: Plane, y: Plane, cx: float, cy: float, radius: float, softness: float) -> Plane:
     """A round opacity with an irregular margin; ``softness`` is the margin's width as a share of the radius."""
     angle = np.arctan2(y - cy, x - cx)
     margin = 1 + sum(rng.uniform(0, 0.18) * np.cos(k * angle + rng.uniform(0, 6.28)) for k in (2, 3, 5))
@@ -199,13 +197,13 @@ def _texture(rng: np.random.Generator, size: int, cells: int) -> Plane:
     return np.asarray(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), dtype=np.float32)
 
 
-def _expose(rng: np.random.Generator, density: Plane, size: int) -> GreyImage:
+def _expose(rng: np.random.Generator, density: NDArray[np.floating], size: int) -> GreyImage:
     """Film or detector: exposure, contrast, blur, grain, and a marker in a corner."""
     image = cv2.GaussianBlur(density, (0, 0), size / 256 * rng.uniform(0.5, 1.4))
     image = np.clip((image - rng.uniform(0.0, 0.1)) * rng.uniform(0.85, 1.2), 0.001, 1.2) ** rng.uniform(0.75, 1.35)
     image = image + rng.normal(0, rng.uniform(0.01, 0.04), image.shape)
-    image = np.asarray(np.clip(image, 0, 1) * 255, dtype=np.uint8)
+    grey = np.asarray(np.clip(image, 0, 1) * 255, dtype=np.uint8)
     if rng.random() < 0.5:
         corner = (int(size * rng.choice([0.05, 0.85])), int(size * 0.12))
-        cv2.putText(image, str(rng.choice(["L", "R"])), corner, cv2.FONT_HERSHEY_SIMPLEX, size / 400, 255, 1)
-    return image
+        cv2.putText(grey, str(rng.choice(["L", "R"])), corner, cv2.FONT_HERSHEY_SIMPLEX, size / 400, 255, 1)
+    return grey

@@ -16,7 +16,7 @@ class Sample(NamedTuple):
     ``seed`` is None for an image that is not augmented.
     """
 
-    index: int
+    row: int
     image_size: int
     seed: tuple[int, ...] | None
 

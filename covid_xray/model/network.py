@@ -27,7 +27,10 @@ class LayeredNetwork(Protocol):
 
 
 class ConcatPool(nn.Module):
-    """Global maximum and average, side by side: (batch, c, h, w) to (batch, 2c). Source: fastai's AdaptiveConcatPool2d."""
+    """Global maximum and average, side by side: (batch, c, h, w) to (batch, 2c).
+
+    Source: fastai's AdaptiveConcatPool2d.
+    """
 
     def forward(self, features: Tensor) -> Tensor:
         """Pool a feature map."""
@@ -70,10 +73,10 @@ class TransferResNet(nn.Module):
 
     def layer_groups(self) -> dict[str, list[nn.Module]]:
         """Modules by group name, from the image to the head."""
-        body = self.body
+        part = self.body.get_submodule
         return {
-            "early": [body.conv1, body.bn1, body.layer1, body.layer2],
-            "late": [body.layer3, body.layer4],
+            "early": [part("conv1"), part("bn1"), part("layer1"), part("layer2")],
+            "late": [part("layer3"), part("layer4")],
             "head": [self.head],
         }
 

@@ -47,7 +47,12 @@ def test_kills_change_nothing(
     phases: tuple[int, ...],
 ) -> None:
     run = f"killed-{workers}-{every_minutes}-{len(phases)}"
-    arguments = (*SETTINGS, f"run_dir={run}", f"data.num_workers={workers}", f"checkpoint.every_minutes={every_minutes}")
+    arguments = (
+        *SETTINGS,
+        f"run_dir={run}",
+        f"data.num_workers={workers}",
+        f"checkpoint.every_minutes={every_minutes}",
+    )
     draw = random.Random(run)
     for step in sorted(draw.choice(PHASE_STEPS[phase]) for phase in phases):
         result = covid_xray(*arguments, env={"KILL_AT_STEP": str(step)})

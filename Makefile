@@ -1,0 +1,36 @@
+# Everything a newcomer needs: `make demo`, `make test`. Uses Python 3.11 to 3.13; override with PYTHON=python3.12.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-all check format clean
+
+demo: $(READY)  ## the whole recipe on drawn chests, in minutes
+	$(BIN)/covid-xray train experiment=demo run_dir=outputs/demo
+
+test: $(READY)  ## tests that fit in ten minutes
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)  ## all tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv
+
+# Installed anew whenever the requirements change. The constraints name the versions that the tests ran with; another
+# Python than the one they were written on may need others, and then takes what fits.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("covid-xray needs Python 3.11 to 3.13: make PYTHON=python3.12 ..." if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
