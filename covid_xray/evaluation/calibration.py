@@ -155,7 +155,7 @@ def fit_temperature(labels: npt.ArrayLike, logits: npt.ArrayLike) -> Temperature
         logits: Logits (n, c), or `log_probabilities`.
 
     Returns:
-        The temperature, between 0.01 and 100.
+        The temperature, between 0.01 and 100; 1 with a warning where all images are right already.
 
     Raises:
         UserError: If there are no images or a logit is not finite.
@@ -173,12 +173,18 @@ def fit_temperature(labels: npt.ArrayLike, logits: npt.ArrayLike) -> Temperature
         inverse = np.exp(-log_temperature)
         return float((special.logsumexp(scores * inverse, axis=1) - own * inverse).mean())
 
+    if (own == scores.max(axis=1)).all():
+        # The likelihood then rises without end towards certainty, which a handful of images cannot vouch for.
+        words = "temperature scaling left out: all validation images are right, so no temperature is the best"
+        return Temperature(1.0, loss(0.0), loss(0.0), words)
     bound = float(np.log(_HOTTEST))
     found = optimize.minimize_scalar(loss, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-6})
     warning = ""
     if abs(found.x) > 0.99 * bound:
-        cause = "all validation images are right" if found.x < 0 else "the probabilities tell nothing about the labels"
-        warning = f"temperature scaling found no best value ({cause}): do not trust calibrated probabilities"
+        warning = (
+            "temperature scaling found no best value: the probabilities tell nothing about the labels of the "
+            "validation images; do not trust calibrated probabilities"
+        )
     return Temperature(float(np.exp(found.x)), loss(0.0), float(found.fun), warning)
 
 

@@ -29,6 +29,29 @@ OVERALL = (
     "classwise_ece",
 )
 PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1", "auroc", "average_precision", "calibration_error")
+LABELS = {
+    "accuracy": "accuracy",
+    "no_information_rate": "no-information rate",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+    "mcc": "Matthews correlation",
+    "kappa": "Cohen's kappa",
+    "macro_auroc": "macro AUROC",
+    "macro_average_precision": "macro average precision",
+    "nll": "negative log-likelihood (lower is better)",
+    "brier": "Brier score (lower is better)",
+    "ece": "calibration error (lower is better)",
+    "classwise_ece": "classwise calibration error (lower is better)",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "f1": "F1",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "calibration_error": "calibration error",
+}
 PROPORTIONS = ("sensitivity", "specificity", "ppv", "npv")
 
 

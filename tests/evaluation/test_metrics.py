@@ -168,7 +168,7 @@ def test_predictions_survive_a_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no column patient"):
         read_predictions(file)
     file.write_text("path,patient,label,p_a,p_b\nx,1,a,much,0.5\n")
-    with pytest.raises(UserError, match="predictions.csv"):
+    with pytest.raises(UserError, match=r"predictions\.csv"):
         read_predictions(file)
     with pytest.raises(UserError, match="cannot be read"):
         read_predictions(file.with_name("missing.csv"))
