@@ -1,0 +1,43 @@
+"""Look for duplicates, leaks, label conflicts and give-aways in a data set, before training on it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from covid_xray.commands._build import build_data, build_schedule
+from covid_xray.commands._run_folder import write_atomically
+from covid_xray.errors import UserError
+
+if TYPE_CHECKING:
+    from covid_xray.data.audit import AuditReport
+
+
+def run(cfg: DictConfig) -> None:
+    """Audit the data with its splits; write ``audit.json`` and TensorBoard, print the findings."""
+    output = Path(cfg.output)
+    data = build_data(cfg, build_schedule(cfg))
+    from covid_xray.commands._audit_view import show
+    from covid_xray.data.audit import audit_records
+
+    report = audit_records(data.records, Path(cfg.cache) if cfg.cache else None)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        write_atomically(output / "audit.json", report.to_json())
+        _write_tensorboard(report, output)
+    except OSError as error:
+        raise UserError(f"output={output} cannot be written: {error.strerror or error}") from None
+    show(report)
+    print(f"Report: {output / 'audit.json'}\nFigures: tensorboard --logdir {output}")
+
+
+def _write_tensorboard(report: "AuditReport", output: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from covid_xray.commands._audit_view import figure, markdown
+
+    for old in output.glob("events.out.tfevents.*"):
+        old.unlink()
+    with SummaryWriter(str(output)) as writer:
+        writer.add_text("audit", markdown(report))
+        writer.add_figure("audit/associations", figure(report))

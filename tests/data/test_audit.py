@@ -1,0 +1,377 @@
+"""The audit finds what was planted, and nothing else."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from covid_xray.data.associations import associations, cramers_v
+from covid_xray.data.audit import AuditReport, audit_records, refuse_leaks
+from covid_xray.data.fingerprints import fingerprint, fingerprint_files
+from covid_xray.data.images import GreyImage
+from covid_xray.data.manifest import read_manifest
+from covid_xray.data.near_duplicates import (
+    MAX_BITS,
+    MIN_CORRELATION,
+    distance,
+    find_near_duplicates,
+    groups,
+    traits,
+)
+from covid_xray.data.phantom import CLASSES, draw_phantom
+from covid_xray.data.split import assign_splits
+from covid_xray.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+REAL = REPOSITORY.parent / "shared/data/chest-xrays"
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the real X-rays in {REAL}")
+
+
+def chest(patient: int, shot: int = 0, size: int = 160) -> GreyImage:
+    return draw_phantom(CLASSES[patient % 3], patient, shot, size)
+
+
+def jpeg(image: GreyImage, quality: int) -> GreyImage:
+    return np.asarray(cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 0))
+
+
+def resized(image: GreyImage, factor: float) -> GreyImage:
+    shape = (round(image.shape[1] * factor), round(image.shape[0] * factor))
+    return np.asarray(cv2.resize(image, shape, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC))
+
+
+def brighter(image: GreyImage, gain: float, offset: float) -> GreyImage:
+    return np.clip(image.astype(float) * gain + offset, 0, 255).astype(np.uint8)
+
+
+CHANGES: dict[str, Callable[[GreyImage], GreyImage]] = {
+    "half size": lambda image: resized(image, 0.5),
+    "double size": lambda image: resized(image, 2),
+    "squished": lambda image: np.asarray(cv2.resize(image, (100, 140), interpolation=cv2.INTER_AREA)),
+    "jpeg quality 30": lambda image: jpeg(image, 30),
+    "brighter": lambda image: brighter(image, 1, 15),
+    "darker": lambda image: brighter(image, 0.85, 0),
+    "more contrast": lambda image: brighter(image, 1.15, -15),
+    "small, bright and recompressed": lambda image: jpeg(brighter(resized(image, 0.5), 1.1, 8), 50),
+}
+
+
+def dataset(folder: Path, images: dict[str, GreyImage], **columns: list[str]) -> pd.DataFrame:
+    """Write images and list them as records; every image is its own patient unless told otherwise."""
+    for name, image in images.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / name), image)
+    names = list(images)
+    table = pd.DataFrame({"path": names, "file": [str(folder / name) for name in names]})
+    table = table.assign(label="normal", patient_id=names, source="", split="train")
+    return table.assign(**columns)
+
+
+@pytest.fixture(scope="module")
+def chests() -> list[GreyImage]:
+    return [chest(patient, shot) for patient in range(40) for shot in range(2)]
+
+
+def test_clean_data_is_clean(tmp_path: Path, chests: list[GreyImage]) -> None:
+    images = {f"{number}.png": image for number, image in enumerate(chests)}
+    patients = [str(number // 2) for number in range(len(chests))]
+    splits = ["train" if number < 60 else "test" for number in range(len(chests))]
+    report = audit_records(dataset(tmp_path, images, patient_id=patients, split=splits))
+    assert report.exact_duplicates == report.near_duplicates == report.images_across_splits == []
+    assert report.leaks() == []
+    assert report.unreadable == {}
+    refuse_leaks(report)
+
+
+def test_same_pixels_in_another_format(tmp_path: Path) -> None:
+    records = dataset(
+        tmp_path, {"a.png": chest(0), "b.bmp": chest(0), "c.png": chest(1)}, split=["train", "val", "train"]
+    )
+    report = audit_records(records)
+    assert report.exact_duplicates == [["a.png", "b.bmp"]]
+    assert report.near_duplicates == []
+    assert report.images_across_splits == [{"train": ["a.png"], "val": ["b.bmp"]}]
+    with pytest.raises(UserError, match=r"a\.png.*b\.bmp.*allow_leakage"):
+        refuse_leaks(report)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_copies_are_found(change: str, tmp_path: Path, chests: list[GreyImage]) -> None:
+    images = {f"{number}.png": image for number, image in enumerate(chests[:20])}
+    images["copy.png"] = CHANGES[change](chests[7])
+    splits = ["train"] * 20 + ["test"]
+    report = audit_records(dataset(tmp_path, images, split=splits))
+    assert report.near_duplicates == [["7.png", "copy.png"]]
+    assert report.images_across_splits == [{"test": ["copy.png"], "train": ["7.png"]}]
+    assert report.exact_duplicates == []
+
+
+@needs_real
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_copies_of_real_images_are_found(change: str) -> None:
+    images = [cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in sorted(REAL.rglob("*.jpg"))[::60]]
+    known = [traits(image) for image in [*images, *map(CHANGES[change], images)]]
+    pairs = find_near_duplicates(
+        np.array([trait.hash for trait in known]), np.array([trait.thumbnail for trait in known])
+    )
+    assert pairs.tolist() == [[number, number + len(images)] for number in range(len(images))]
+
+
+def test_patient_on_two_sides(tmp_path: Path) -> None:
+    images = {f"{number}.png": chest(number) for number in range(4)}
+    records = dataset(tmp_path, images, patient_id=["p", "p", "q", "q"], split=["train", "test", "val", "val"])
+    report = audit_records(records)
+    assert report.patients_across_splits == {"p": {"test": ["1.png"], "train": ["0.png"]}}
+    assert report.leaks() == ["patient p in test (1.png) and train (0.png)"]
+
+
+def test_label_conflict(tmp_path: Path) -> None:
+    images = {"a.png": chest(0), "b.png": CHANGES["jpeg quality 30"](chest(0)), "c.png": chest(1)}
+    report = audit_records(dataset(tmp_path, images, label=["normal", "pneumonia", "normal"]))
+    assert report.label_conflicts == [{"normal": ["a.png"], "pneumonia": ["b.png"]}]
+    assert report.leaks() == []
+
+
+def test_unreadable_files_are_named_and_do_not_stop_the_rest(tmp_path: Path) -> None:
+    records = dataset(tmp_path, {"a.png": chest(0), "b.png": chest(1), "c.png": chest(0)})
+    (tmp_path / "b.png").write_bytes(b"no image")
+    report = audit_records(records)
+    assert list(report.unreadable) == ["b.png"]
+    assert "no image" in report.unreadable["b.png"]
+    assert report.exact_duplicates == [["a.png", "c.png"]]
+    for path in ("a.png", "c.png"):
+        (tmp_path / path).write_bytes(b"no image")
+    nothing = audit_records(records)
+    assert len(nothing.unreadable) == 3
+    assert nothing.associations == []
+
+
+def test_counts(tmp_path: Path) -> None:
+    images = {f"{number}.png": chest(number) for number in range(4)}
+    columns = {"patient_id": ["p", "p", "q", "r"], "label": ["a", "a", "a", "b"], "source": ["s", "s", "", "s"]}
+    counts = audit_records(dataset(tmp_path, images, **columns)).counts
+    assert (counts["images"], counts["patients"]) == (4, 3)
+    assert counts["by_class"] == {"a": {"images": 3, "patients": 2}, "b": {"images": 1, "patients": 1}}
+    assert counts["by_split"] == {"train": counts["by_class"]}
+    assert counts["by_source"]["unknown"] == {"a": {"images": 1, "patients": 1}}
+
+
+def test_json_has_every_key(tmp_path: Path) -> None:
+    report = json.loads(audit_records(dataset(tmp_path, {"ünï.png": chest(0)})).to_json())
+    wanted = "unreadable exact_duplicates near_duplicates patients_across_splits images_across_splits label_conflicts"
+    assert {*wanted.split(), "counts", "associations"} <= set(report)
+    assert report["thresholds"]["most_bits_different"] == MAX_BITS
+
+
+def test_cache_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = dataset(tmp_path, {f"{number}.png": chest(number) for number in range(3)})
+    files, read, cache = records["file"].tolist(), [], tmp_path / "cache"
+
+    def counting(file: str) -> np.ndarray:
+        read.append(Path(file).name)
+        return np.asarray(fingerprint(file))
+
+    monkeypatch.setattr("covid_xray.data.fingerprints.fingerprint", counting)
+    first = fingerprint_files(files, cache)
+    again = fingerprint_files(files[::-1], cache)
+    assert read == ["0.png", "1.png", "2.png"]
+    for a, b in zip(first, again, strict=True):
+        assert np.array_equal(a, b[::-1])
+    cv2.imwrite(files[1], chest(9))
+    os.utime(files[1], ns=(1, 1))
+    assert fingerprint_files(files, cache).pixels[1] != first.pixels[1]
+    assert read[3:] == ["1.png"]
+    store = next(cache.glob("*.npz"))
+    for damage in (b"", b"no archive", store.read_bytes()[:300]):
+        store.write_bytes(damage)
+        read.clear()
+        assert np.array_equal(fingerprint_files(files, cache).hash[0], first.hash[0])
+        assert len(read) == 3
+    assert [file.suffix for file in cache.iterdir()] == [".npz"]
+
+
+def test_unwritable_cache_is_left_out(tmp_path: Path) -> None:
+    records = dataset(tmp_path, {"a.png": chest(0)})
+    (tmp_path / "cache").write_text("in the way")
+    assert fingerprint_files(records["file"].tolist(), tmp_path / "cache").width[0] == 160
+
+
+def test_processes_give_the_same(tmp_path: Path) -> None:
+    """More images than are read without starting processes."""
+    for number in range(8):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), chest(number, size=64))
+    files = [str(tmp_path / f"{number % 9}.png") for number in range(240)]  # every ninth is missing
+    alone, together = (fingerprint_files(files, workers=workers) for workers in (1, 2))
+    for a, b in zip(alone, together, strict=True):
+        assert np.array_equal(a, b)
+    assert b"No such file" in alone.reason[8]
+
+
+def every_pair(hashes: np.ndarray, thumbnails: np.ndarray) -> set[tuple[int, int]]:
+    """Near duplicates the slow way: compare all."""
+    flat = thumbnails.reshape(len(thumbnails), -1).astype(float)
+    correlation = np.corrcoef(flat)
+    near = (distance(hashes[:, None], hashes[None]) <= MAX_BITS) & (correlation >= MIN_CORRELATION)
+    return {(i, j) for i, j in np.argwhere(near).tolist() if i < j}
+
+
+def test_search_finds_every_pair_within_the_threshold() -> None:
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2, (40, 256), dtype=np.uint8)
+    copies = []
+    for number in range(400):
+        copy = bits[number % 40].copy()
+        copy[rng.choice(256, int(rng.integers(1, 45)), replace=False)] ^= 1
+        copies.append(copy)
+    hashes = np.packbits(np.concatenate([bits, copies]), axis=1).view(np.uint64)
+    assert len(np.unique(hashes, axis=0)) == len(hashes)
+    thumbnails = np.tile(rng.integers(0, 256, (1, 32, 32), dtype=np.uint8), (len(hashes), 1, 1))
+    found = {tuple(pair) for pair in find_near_duplicates(hashes, thumbnails).tolist()}
+    wanted = every_pair(hashes, thumbnails)
+    assert found == wanted
+    assert any(distance(hashes[i], hashes[j]) == MAX_BITS for i, j in wanted)
+
+
+def test_equal_hashes_need_equal_looks() -> None:
+    rng = np.random.default_rng(0)
+    thumbnails = rng.integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    thumbnails[2] = thumbnails[0]
+    assert find_near_duplicates(np.zeros((3, 4), np.uint64), thumbnails).tolist() == [[0, 2]]
+
+
+def test_no_images_and_blank_images() -> None:
+    assert find_near_duplicates(np.empty((0, 4), np.uint64), np.empty((0, 32, 32), np.uint8)).shape == (0, 2)
+    black, white = (traits(np.full((50, 60), level, np.uint8)) for level in (0, 255))
+    assert distance(black.hash, white.hash) <= 1
+    thumbnails = np.stack([black.thumbnail, white.thumbnail])
+    assert find_near_duplicates(np.stack([black.hash, white.hash]), thumbnails).tolist() == [[0, 1]]
+
+
+def test_groups_join_chains() -> None:
+    assert groups(np.array([[5, 6], [1, 2], [2, 9], [6, 7], [3, 4]])) == [[1, 2, 9], [3, 4], [5, 6, 7]]
+
+
+def test_twenty_thousand_hashes_take_seconds() -> None:
+    """Comparing all pairs of 20,000 would take 200 million comparisons; the time allowed is far below that."""
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**63, (20_000, 4), dtype=np.uint64) * np.uint64(2)
+    hashes[-1] = hashes[0] ^ np.uint64(7)
+    thumbnails = np.tile(rng.integers(0, 256, (1, 32, 32), dtype=np.uint8), (len(hashes), 1, 1))
+    start = time.perf_counter()
+    assert find_near_duplicates(hashes, thumbnails).tolist() == [[0, 19_999]]
+    assert time.perf_counter() - start < 10
+
+
+def test_hash_is_that_of_imagehash(chests: list[GreyImage]) -> None:
+    """The same kind of hash: about as far apart, near where it is near, far where it is far."""
+    imagehash = pytest.importorskip("imagehash")
+    from PIL import Image
+
+    pictures = [*chests[:12], *map(CHANGES["jpeg quality 30"], chests[:12])]
+    theirs = np.array([imagehash.phash(Image.fromarray(image), hash_size=16).hash.ravel() for image in pictures])
+    their_distance = (theirs[:, None] != theirs[None]).sum(axis=2)
+    ours = np.array([traits(image).hash for image in pictures])
+    our_distance = distance(ours[:, None], ours[None])
+    assert np.corrcoef(their_distance.ravel(), our_distance.ravel())[0, 1] > 0.9
+
+
+def test_cramers_v() -> None:
+    a = pd.Series(list("aabb") * 50)
+    assert cramers_v(a, a) == pytest.approx(1)
+    assert cramers_v(a, pd.Series(list("xyxy") * 50)) == 0
+    assert cramers_v(a, pd.Series(["x"] * 200)) is None
+    shuffled = pd.Series(np.random.default_rng(0).permutation(a))
+    assert cramers_v(a, shuffled) < 0.15
+    # Worked by hand: counts 60, 40 / 40, 60: phi² = 0.04, corrected by 1/199; V = sqrt(0.034975 / 0.994975)
+    left = pd.Series(["a"] * 100 + ["b"] * 100)
+    right = pd.Series(["x"] * 60 + ["y"] * 40 + ["x"] * 40 + ["y"] * 60)
+    assert cramers_v(left, right) == pytest.approx(0.187489, abs=1e-5)
+
+
+def give_aways(**columns: list[object]) -> dict[str, dict[str, object]]:
+    n = len(next(iter(columns.values())))
+    table = pd.DataFrame({"source": "", "view": "", "file": "a.png", "width": 100, "height": 100}, index=range(n))
+    return {str(row["factor"]): row for row in associations(table.assign(**columns))}
+
+
+def test_association_in_plain_words() -> None:
+    label = ["covid-19"] * 30 + ["normal"] * 30 + ["pneumonia"] * 30
+    found = give_aways(label=label, source=["cohen"] * 30 + ["nih"] * 60)
+    assert found["source"]["warning"] == (
+        "every covid-19 image comes from another source than all others: a classifier can use that instead of the lungs"
+    )
+    assert found["source"]["cramers_v"] == pytest.approx(1, abs=0.02)
+    assert found["view"]["cramers_v"] is None
+    assert not found["view"]["warning"]
+    own = give_aways(label=label, file=["a.PNG"] * 30 + ["b.jpg"] * 30 + ["c.dcm"] * 30)
+    assert own["file type"]["warning"].startswith("every class has a file type of its own")
+    mixed = give_aways(label=label, view=["AP"] * 25 + ["PA"] * 65)
+    assert mixed["view"]["warning"].startswith("label and view go together")
+
+
+def test_sizes_and_aspects_are_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    label = ["a"] * 100 + ["b"] * 100
+    width = [1024] * 100 + rng.integers(600, 900, 100).tolist()
+    found = give_aways(label=label, width=width, height=width)
+    assert found["size"]["cramers_v"] > 0.9
+    assert found["aspect"]["cramers_v"] is None
+    found = give_aways(label=label, width=rng.integers(600, 900, 200).tolist(), height=[700] * 200)
+    assert found["size"]["cramers_v"] < 0.3
+    assert not found["size"]["warning"]
+
+
+@needs_real
+def test_real_data(tmp_path: Path) -> None:
+    records = read_manifest(REAL / "manifest.csv")
+    records["split"] = assign_splits(records, by="image")
+    report = audit_records(records, tmp_path, workers=2)
+    assert ["normal/00002658_001.jpg", "normal/00002658_002.jpg"] in report.exact_duplicates
+    twins = [
+        f"covid-19/{name}.jpg"
+        for name in ("E63574A7-4188-4C8D-8D17-9D67A18A1AFA", "F4341CE7-73C9-45C6-99C8-8567A5484B63")
+    ]
+    assert report.near_duplicates == [twins]
+    assert report.unreadable == {}
+    assert "every covid-19 image comes from another source than all others" in report.warnings()[0]
+    assert len(report.patients_across_splits) > 50
+    records["split"] = assign_splits(records.assign(split=""), by="patient")
+    start = time.perf_counter()
+    grouped: AuditReport = audit_records(records, tmp_path)
+    assert time.perf_counter() - start < 3
+    assert grouped.leaks() == []
+
+
+def test_command(covid_xray: Callable[..., subprocess.CompletedProcess[str]], workplace: Path) -> None:
+    folder = workplace / "planted"
+    images = {}
+    for patient in range(30):
+        images[f"{CLASSES[patient % 3]}/{patient}.png"] = chest(patient, size=96)
+    images["normal/copy.png"] = CHANGES["jpeg quality 30"](images["covid-19/0.png"])
+    dataset(folder, images)
+    done = covid_xray("audit", "data=folder", f"data.root={folder}", "output=report")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((workplace / "report/audit.json").read_text())
+    assert report["near_duplicates"] == [["covid-19/0.png", "normal/copy.png"]]
+    assert report["label_conflicts"]
+    assert "near duplicates: covid-19/0.png = normal/copy.png" in done.stdout
+    assert list((workplace / "report").glob("events.out.tfevents.*"))
+    assert not (workplace / "outputs").exists() or not list((workplace / "outputs").glob("audit*"))
+    missing = covid_xray("audit", "data=folder", f"data.root={folder}")
+    assert missing.returncode == 2
+    assert "output" in missing.stderr
+    assert "Traceback" not in missing.stderr
+
+
+def test_audit_needs_no_torch() -> None:
+    code = "import sys, covid_xray.data.audit; print({'torch', 'lightning', 'hydra'} & set(sys.modules))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert answer.stdout.strip() == "set()"
