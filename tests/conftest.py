@@ -25,7 +25,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def covid_xray(workplace: Path) -> Command:
     """Run ``covid-xray`` with arguments, in the workplace."""
 
-    def run(*arguments: str, env: dict[str, str] | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, env: dict[str, str] | None = None, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
         paths = {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", "COLUMNS": "200"}
         command = [sys.executable, "-m", "covid_xray", *arguments]
         return subprocess.run(

@@ -23,11 +23,14 @@ def make(cfg: DictConfig, group: str, **objects: Any) -> Any:
     Raises:
         UserError: If the group's settings are not those that its target takes.
     """
+    if missing := sorted(OmegaConf.missing_keys(cfg[group])):
+        raise UserError(f"{group}.{missing[0]} must be given: add {group}.{missing[0]}=... to the command")
     factory = instantiate(cfg[group], _partial_=True, _convert_="all")
     try:
         inspect.signature(factory).bind(**objects)
-    except TypeError as error:
-        raise UserError(f"{group}: {error}; see the settings with --cfg job --package {group}") from None
+    except (TypeError, ValueError) as error:  # a ValueError where the settings alone do not fit, from a TypeError
+        reason = error.__cause__ or error.__context__ or error
+        raise UserError(f"{group}: {reason}; see its settings with --cfg job --package {group}") from None
     return factory(**objects)
 
 

@@ -1,0 +1,76 @@
+"""Splits: no patient crosses, shares are kept, every machine gets the same."""
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from covid_xray.data.split import assign_splits
+from covid_xray.errors import UserError
+
+
+def records(patients: list[tuple[str, int]], split: str = "") -> pd.DataFrame:
+    """A table with so many images of each (label, images) patient."""
+    rows = [
+        (f"{label}/{number:03d}_{image}.png", label, f"p{number}", split)
+        for number, (label, images) in enumerate(patients)
+        for image in range(images)
+    ]
+    return pd.DataFrame(rows, columns=["path", "label", "patient_id", "split"])
+
+
+PATIENTS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4)), min_size=60, max_size=120)
+
+
+@settings(max_examples=25, deadline=None)
+@given(PATIENTS, st.integers(0, 5), st.randoms(use_true_random=False))
+def test_no_patient_crosses_and_order_does_not_matter(patients, seed, random) -> None:  # type: ignore[no-untyped-def]
+    table = records(patients + [(label, 1) for label in "abc" for _ in range(10)])
+    split = assign_splits(table, seed=seed)
+    assert (split.groupby(table["patient_id"]).nunique() == 1).all()
+    assert set(split) == {"train", "val", "test"}
+    assert 0.1 < (split == "test").mean() < 0.3
+    assert 0.08 < (split == "val").mean() < 0.26
+    order = list(range(len(table)))
+    random.shuffle(order)
+    shuffled = table.iloc[order]
+    pd.testing.assert_series_equal(assign_splits(shuffled, seed=seed).sort_index(), split.sort_index())
+
+
+def test_folds_partition_the_images() -> None:
+    table = records([(label, 1 + number % 3) for number in range(40) for label in "abc"])
+    tests = [set(table["path"][assign_splits(table, folds=5, fold=fold) == "test"]) for fold in range(5)]
+    assert sum(map(len, tests)) == len(table)
+    assert set.union(*tests) == set(table["path"])
+
+
+def test_given_test_set_is_kept_and_folds_then_make_validation() -> None:
+    table = records([(label, 2) for _ in range(20) for label in "abc"])
+    table.loc[table["patient_id"].isin([f"p{i}" for i in range(12)]), "split"] = "test"
+    for arguments in ({}, {"folds": 4, "fold": 1}):
+        split = assign_splits(table, **arguments)
+        assert ((split == "test") == (table["split"] == "test")).all()
+        assert (split == "val").any()
+
+
+def test_patient_with_images_of_two_classes_stays_on_one_side() -> None:
+    table = records([(label, 2) for _ in range(30) for label in "ab"])
+    table["patient_id"] = [f"p{row // 4}" for row in range(len(table))]
+    split = assign_splits(table)
+    assert (split.groupby(table["patient_id"]).nunique() == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("table", "settings", "message"),
+    [
+        (records([("a", 1)] * 9 + [("b", 1)] * 3), {}, "too few patients .* found a: 9, b: 3"),
+        (records([("a", 3)] * 30), {}, "one class only"),
+        (records([("a", 1), ("b", 1)] * 30), {"by": "hospital"}, "data.split must be patient or image"),
+        (records([("a", 1), ("b", 1)] * 30), {"folds": 1}, "data.folds"),
+        (records([("a", 1), ("b", 1)] * 30), {"folds": 5, "fold": 5}, "data.fold must be .* 0 to 4"),
+        (records([("a", 1), ("b", 1)] * 30), {"val_share": 0.9}, "data.val_share"),
+    ],
+)
+def test_what_cannot_be_split_is_told(table: pd.DataFrame, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        assign_splits(table, **settings)  # type: ignore[arg-type]
