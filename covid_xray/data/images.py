@@ -23,9 +23,8 @@ DICOM_EXTENSIONS = (".dcm", ".dicom")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", *DICOM_EXTENSIONS)
 MAX_PIXELS = 80_000_000  # five times the largest detectors; decoding needs a few bytes for each
 MAX_BYTES = 1 << 30
-cv2.utils.logging.setLogLevel(
-    cv2.utils.logging.LOG_LEVEL_SILENT
-)  # the reason for a damaged file is told by the exception
+# The reason for a damaged file is told by the exception.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 _BIT_DEPTHS = (8, 10, 12, 14, 16)  # of detectors and their digitisers
 
 

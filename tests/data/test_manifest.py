@@ -1,0 +1,277 @@
+"""Manifests: read right, or refused with file, row and reason."""
+
+import csv
+import io
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from covid_xray.data.manifest import read_folder, read_manifest
+from covid_xray.errors import UserError
+
+PNG = b"\x89PNG"  # manifests look at names, not at content
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Write a manifest and the images that it names."""
+
+    def writer(text: str | bytes, name: str = "manifest.csv", images: tuple[str, ...] = ("a.png", "b.png")) -> Path:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        for image in images:
+            (file.parent / image).parent.mkdir(parents=True, exist_ok=True)
+            (file.parent / image).write_bytes(PNG)
+        return file
+
+    return writer
+
+
+def test_smallest_manifest(write: Callable[..., Path], tmp_path: Path) -> None:
+    table = read_manifest(write("path,label\na.png,normal\nb.png,covid-19\n"))
+    assert table["path"].tolist() == ["a.png", "b.png"]
+    assert table["file"].tolist() == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert table["patient_id"].tolist() == ["a.png", "b.png"]
+    assert table["split"].tolist() == table["source"].tolist() == ["", ""]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xef\xbb\xbfpath,label\na.png,normal\nb.png,covid-19\n",
+        b"path,label\r\na.png,normal\r\nb.png,covid-19\r\n",
+        b"path,label\ra.png,normal\rb.png,covid-19\r",
+        b"path,label\na.png,normal\nb.png,covid-19",
+        b"path,label\n\na.png,normal\n\nb.png,covid-19\n\n",
+        b" path , label \na.png, normal \nb.png,covid-19\n",
+        b'"path","label"\n"a.png","normal"\n"b.png","covid-19"\n',
+        b"label,path\nnormal,a.png\ncovid-19,b.png\n",
+        b"path,label,split,patient_id\na.png,normal,NaN,nan\nb.png,covid-19,,N/A\n",
+    ],
+    ids=["BOM", "CRLF", "CR", "no last newline", "blank lines", "spaces", "quotes", "other order", "NaN as nothing"],
+)
+def test_ways_to_write_the_same(text: bytes, write: Callable[..., Path]) -> None:
+    table = read_manifest(write(text))
+    assert table["path"].tolist() == ["a.png", "b.png"]
+    assert table["label"].tolist() == ["normal", "covid-19"]
+    assert table["patient_id"].tolist() == ["a.png", "b.png"]
+    assert table["split"].tolist() == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "cannot be read"),
+        ("path,label\n", "lists no images"),
+        ("path\na.png\n", "no column 'label'"),
+        ("file,label\na.png,normal\n", "no column 'path'"),
+        ("path;label\na.png;normal\n", "separated by commas"),
+        ("path,label,path\na.png,normal,b.png\n", "'path' twice"),
+        ("path,label, label\na.png,normal,normal\n", "'label' twice"),
+        ("path,label\na.png,normal\nb.png,\n", "row 3 has no label"),
+        ("path,label\na.png,normal\nb.png\n", "row 3 has no label"),
+        ("path,label\na.png,NaN\n", "row 2 has no label"),
+        ("path,label\nnan,normal\n", "row 2 has no path"),
+        ("path,label\n ,normal\n", "row 2 has no path"),
+        ("path,label\na.png,normal,extra\nb.png,normal,extra\n", "more fields"),
+        ("path,label\na.png,normal\nb.png,normal,extra\n", "manifest.csv"),
+        ("path,label\na.png,normal\na.png,normal\n", "row 3 lists an image a second time"),
+        ("path,label\na.png,normal\n./a.png,covid-19\n", "row 3 lists an image a second time"),
+        ("path,label\na.png,normal\n../{folder}/a.png,normal\n", "row 3 lists an image a second time"),
+        ("path,label\na.png,normal\n{root}/a.png,normal\n", "row 3 lists an image a second time"),
+        ("path,label\nc.png,normal\nd.png,normal\n", "row 2 names an image that does not exist: 'c.png' .and 1 rows"),
+        ("path,label\n.,normal\n", "does not exist"),
+        ("path,label,split\na.png,normal,holdout\n", "row 2 has a split other than"),
+        ('path,label\n"a.png,normal\n', "manifest.csv"),
+        (b"path,label\na\0.png,normal\n", "manifest.csv"),
+        ("path,label\na.png,normal\n".encode("utf-16"), "UTF-8"),
+        (b"path,label\n\xff\xfe.png,normal\n", "UTF-8"),
+        (os.urandom(2000), "manifest.csv"),
+        ("path,label\n" + "x" * 5000 + ".png,normal\n", "does not exist"),
+    ],
+)
+def test_refused_with_reason(text: str | bytes, words: str, write: Callable[..., Path], tmp_path: Path) -> None:
+    if isinstance(text, str):
+        text = text.replace("{root}", str(tmp_path)).replace("{folder}", tmp_path.name)
+    file = write(text)
+    with pytest.raises(UserError, match=words) as error:
+        read_manifest(file)
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("manifest", [[], {}, 3, None, [3], "", "missing.csv", ".", "x" * 5000, "a\0b"])
+def test_no_manifest(manifest: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError):
+        read_manifest(manifest)  # type: ignore[arg-type]
+
+
+def test_absolute_and_relative_paths_and_links(write: Callable[..., Path], tmp_path: Path) -> None:
+    outside = tmp_path / "outside.png"
+    outside.write_bytes(PNG)
+    file = write(f"path,label\na.png,x\n{outside},x\n../outside2.png,x\nlink.png,x\n", "in/manifest.csv", ("a.png",))
+    (tmp_path / "outside2.png").write_bytes(PNG)
+    (tmp_path / "in/link.png").symlink_to(outside)
+    table = read_manifest(file)
+    assert all(Path(name).is_file() for name in table["file"])
+    assert table["path"].tolist()[1] == str(outside)
+    (tmp_path / "in/loop.png").symlink_to(tmp_path / "in/loop.png")
+    with pytest.raises(UserError, match="does not exist"):
+        read_manifest(write("path,label\nloop.png,x\n", "in/loops.csv", ()))
+
+
+@pytest.mark.parametrize("name", ["with space.png", "ünï 肺.png", 'quo"te.png', "com,ma.png", "new\nline.png", "'.png"])
+def test_odd_names(name: str, write: Callable[..., Path], tmp_path: Path) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows([["path", "label"], [name, "normal"], ["a.png", "normal"]])
+    (tmp_path / name).write_bytes(PNG)
+    assert read_manifest(write(text.getvalue()))["path"].tolist() == [name, "a.png"]
+
+
+def test_joined(write: Callable[..., Path]) -> None:
+    first = write("path,label,patient_id,age\na.png,COVID,1,70\nb.png,NORMAL,2,60\n", "one/manifest.csv")
+    second = write("path,label,view\na.png,Covid-19,PA\nb.png,Pneumonia,AP\n", "two/manifest.csv")
+    table = read_manifest([first, second], {"COVID": "covid-19", "Covid-19": "covid-19", "NORMAL": "normal"})
+    assert table["path"].tolist() == ["one/a.png", "one/b.png", "two/a.png", "two/b.png"]
+    assert table["label"].tolist() == ["covid-19", "normal", "covid-19", "Pneumonia"]
+    assert table["age"].tolist() == ["70", "60", "", ""]
+    assert table["view"].tolist() == ["", "", "PA", "AP"]
+
+
+def test_joined_from_folders_of_the_same_name(write: Callable[..., Path]) -> None:
+    files = [write("path,label\na.png,x\nb.png,y\n", f"{place}/data/manifest.csv") for place in ("p", "q")]
+    files.append(write("path,label\nc.png,x\n", "p/data/more.csv", ("c.png",)))
+    paths = read_manifest(files)["path"].tolist()
+    assert paths == ["data/a.png", "data/b.png", "data-2/a.png", "data-2/b.png", "data/c.png"]
+
+
+def test_image_in_two_manifests(write: Callable[..., Path]) -> None:
+    files = [write("path,label\na.png,x\nb.png,y\n", name) for name in ("one.csv", "two.csv")]
+    with pytest.raises(UserError, match="two manifests"):
+        read_manifest(files)
+
+
+def test_dropped_classes_are_counted(write: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    file = write("path,label\na.png,x\nb.png,y\nc.png,y\n", images=("a.png", "b.png", "c.png"))
+    assert read_manifest(file, {"y": None})["label"].tolist() == ["x"]
+    assert "2 images of class y are left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("class_map", "words"),
+    [
+        ({"z": "x"}, "no image has the label 'z'; there are x, y"),
+        ({"x": 3}, "class_map.x"),
+        ({"x": " "}, "class_map.x"),
+    ],
+)
+def test_class_map_mistakes(class_map: dict[str, str | None], words: str, write: Callable[..., Path]) -> None:
+    file = write("path,label\na.png,x\nb.png,y\n")
+    with pytest.raises(UserError, match=words):
+        read_manifest(file, class_map)
+    with pytest.raises(UserError, match="no images"):
+        read_manifest(file, {"x": None, "y": None})
+
+
+def test_unknown_label(write: Callable[..., Path]) -> None:
+    file = write("path,label\na.png,normal\nb.png,nromal\n")
+    with pytest.raises(UserError, match=r"b\.png has the unknown label 'nromal'; known are normal, covid-19"):
+        read_manifest(file, classes=["normal", "covid-19"])
+    assert len(read_manifest(file, {"nromal": "normal"}, ["normal"])) == 2
+
+
+def test_a_million_rows(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files themselves are taken for granted: a million of them would test the file system."""
+    monkeypatch.setattr("covid_xray.data.manifest._is_file", lambda path: True)
+    rows = "".join(f"images/{number}.png,c{number % 3},p{number % 1000},s,\n" for number in range(1_000_000))
+    file = write("path,label,patient_id,source,split\n" + rows)
+    start = time.perf_counter()
+    table = read_manifest(file)
+    assert time.perf_counter() - start < 30
+    assert len(table) == 1_000_000
+    assert table.memory_usage(deep=True).sum() < 600e6
+
+
+def test_folder(tmp_path: Path) -> None:
+    for name in (
+        "train/a/p1_1.png",
+        "train/b/p2_1.PNG",
+        "test/a/p3_1.jpg",
+        "valid/b/deep/p4_1.png",
+        "train/a/notes.txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(PNG)
+    table = read_folder(tmp_path, r"(p\d+)_").sort_values("path")
+    assert table["path"].tolist() == [
+        "test/a/p3_1.jpg",
+        "train/a/p1_1.png",
+        "train/b/p2_1.PNG",
+        "valid/b/deep/p4_1.png",
+    ]
+    assert table["split"].tolist() == ["test", "train", "train", "val"]
+    assert table["patient_id"].tolist() == ["p3", "p1", "p2", "p4"]
+    assert table["label"].tolist() == ["a", "a", "b", "b"]
+
+
+@pytest.mark.parametrize(
+    ("regex", "words"), [("(", "no regular"), ("p", "one group"), ("(a)(b)", "one group"), (3, "no")]
+)
+def test_folder_mistakes(regex: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UserError, match=words):
+        read_folder(tmp_path, regex)
+    with pytest.raises(UserError, match="no images"):
+        read_folder(tmp_path)
+    with pytest.raises(UserError, match="no folder"):
+        read_folder(tmp_path / "missing")
+
+
+NAMES = st.text(
+    st.characters(exclude_characters="/\0\r", codec="utf-8", min_codepoint=32), min_size=1, max_size=20
+).filter(
+    lambda name: (
+        name.strip() and name not in (".", "..") and name.lower() not in ("nan", "na", "n/a", "#n/a", "<na>", "null")
+    )
+)
+LABELS = st.sampled_from(["normal", "covid-19", "Viral Pneumonia", "肺炎", 'a "b", c'])
+RELAXED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@RELAXED
+@given(
+    rows=st.dictionaries(
+        NAMES, st.tuples(LABELS, st.sampled_from(["", "train", "VAL", "test"])), min_size=1, max_size=8
+    )
+)
+def test_whatever_is_written_is_read_back(
+    rows: dict[str, tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("covid_xray.data.manifest._is_file", lambda path: True)
+    written = pd.DataFrame([(name, *row) for name, row in rows.items()], columns=["path", "label", "split"])
+    file = tmp_path / "manifest.csv"
+    written.to_csv(file, index=False)
+    table = read_manifest(file)
+    assert table["path"].tolist() == list(rows)
+    assert table["label"].tolist() == [label for label, _ in rows.values()]
+    assert table["split"].tolist() == [split.lower() for _, split in rows.values()]
+
+
+@RELAXED
+@given(text=st.one_of(st.binary(max_size=200), st.text(alphabet='pathlbe,"\n\r;. \0x', max_size=80).map(str.encode)))
+def test_any_bytes_end_in_a_table_or_a_user_error(text: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "manifest.csv"
+    file.write_bytes(b"path,label\n" + text)
+    with pytest.raises(UserError):
+        read_manifest(file)
+    file.write_bytes(text)
+    with pytest.raises(UserError):
+        read_manifest(file)
