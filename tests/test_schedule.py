@@ -1,5 +1,6 @@
 """Phases, rates and the one-cycle shape."""
 
+import itertools
 import math
 
 import pytest
@@ -41,7 +42,7 @@ def test_geometric_spread_has_one_ratio(first: float, last: float, n: int) -> No
     values = geometric_spread(first, last, n)
     assert values[0] == first
     assert values[-1] == pytest.approx(last)
-    ratios = [b / a for a, b in zip(values, values[1:], strict=False)]
+    ratios = [b / a for a, b in itertools.pairwise(values)]
     assert ratios == pytest.approx([ratios[0]] * (n - 1))
 
 

@@ -1,0 +1,133 @@
+"""One tiny run of the real command, and everything that it leaves behind."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Command
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+CLASSES = ("covid-19", "normal", "pneumonia")
+STEPS = 42
+
+
+@pytest.fixture(scope="module")
+def run(covid_xray: Command, workplace: Path) -> tuple[Path, str]:
+    result = covid_xray("train", "experiment=tiny", "run_dir=trained", timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    return workplace / "trained", result.stdout
+
+
+@pytest.fixture(scope="module")
+def board(run: tuple[Path, str]) -> EventAccumulator:
+    events = EventAccumulator(str(run[0]), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    events.Reload()
+    return events
+
+
+def test_files(run: tuple[Path, str]) -> None:
+    folder = run[0]
+    for name in ("config.yaml", "splits.csv", "metrics.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+        assert (folder / name).is_file(), name
+    assert not list(folder.rglob("*.tmp"))
+    assert not list(folder.glob("checkpoints/next*"))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for split in ("val", "test"):
+        names = ["accuracy", "f1_weighted", "loss", *(f"recall/{name}" for name in CLASSES)]
+        assert {f"{split}/{name}" for name in names} <= metrics.keys()
+        assert all(0 <= metrics[f"{split}/{name}"] <= 1 for name in names if name != "loss")
+
+
+def test_no_patient_is_on_two_sides(run: tuple[Path, str]) -> None:
+    with (run[0] / "splits.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    sides: dict[str, set[str]] = {}
+    for row in rows:
+        sides.setdefault(row["patient_id"], set()).add(row["split"])
+    assert all(len(splits) == 1 for splits in sides.values())
+    assert {row["split"] for row in rows} == {"train", "val", "test"}
+
+
+def test_scalars_at_every_step(board: EventAccumulator) -> None:
+    every_step = ["train/loss", "lr/early", "lr/late", "lr/head", "beta1", "image_size", "batch_size", "phase"]
+    for tag in [*every_step, "images_per_second", "data_wait_share"]:
+        assert [event.step for event in board.Scalars(tag)] == list(range(STEPS)), tag
+    for tag in ["val/loss", "val/accuracy", *(f"val/recall/{name}" for name in CLASSES)]:
+        assert [event.step for event in board.Scalars(tag)] == [6, 13, 27, 41], tag
+    for tag in ["test/loss", "test/accuracy", "test/f1_weighted", *(f"test/recall/{name}" for name in CLASSES)]:
+        assert len(board.Scalars(tag)) == 1, tag
+
+
+def test_phases_are_what_the_schedule_says(board: EventAccumulator) -> None:
+    sizes = [event.value for event in board.Scalars("image_size")]
+    assert sizes == [32] * 14 + [48] * 28
+    assert [event.value for event in board.Scalars("batch_size")] == [8] * 14 + [4] * 28
+    assert [event.value for event in board.Scalars("phase")] == [1] * 7 + [2] * 7 + [3] * 14 + [4] * 14
+    head, early = (([event.value for event in board.Scalars(f"lr/{group}")]) for group in ("head", "early"))
+    assert head[0] == pytest.approx(2e-3 / 25)
+    assert early[0] == pytest.approx(2e-4 / 25)
+    assert head[7] == pytest.approx(4e-4 / 25)
+
+
+def test_pictures_and_text(board: EventAccumulator) -> None:
+    tags = board.Tags()["images"]
+    phases = ("1_frozen_small", "2_unfrozen_small", "3_frozen_large", "4_unfrozen_large")
+    for tag in [*(f"show_batch/{phase}" for phase in phases), "filters/first_layer", "confusion_matrix/test"]:
+        assert tag in tags
+    assert len(board.Images("confusion_matrix/val")) == 4
+    assert len(board.Images("filters/first_layer")) == 2
+    text = board.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "architecture: resnet18" in text
+
+
+def test_hparams_with_metrics(board: EventAccumulator) -> None:
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    content = board.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
+    assert start.hparams["model.architecture"].string_value == "resnet18"
+    assert start.hparams["schedule.phases.frozen_small.image_size"].number_value == 32
+    content = board.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
+    assert {"test/accuracy", "val/loss"} <= {info.name.tag for info in experiment.metric_infos}
+
+
+def test_console(run: tuple[Path, str]) -> None:
+    lines = run[1].splitlines()
+    rows = [line for line in lines if line.strip().startswith(("1/4", "2/4", "3/4", "4/4"))]
+    assert len(rows) == 4
+    assert any("Test accuracy" in line for line in lines)
+    assert any("tensorboard --logdir" in line for line in lines)
+    assert "not for diagnosis" in run[1]
+
+
+def test_checkpoints_hold_plain_types_only(run: tuple[Path, str]) -> None:
+    for name in ("best", "last"):
+        state = torch.load(run[0] / f"checkpoints/{name}.ckpt", weights_only=True)
+        assert state["state_dict"]
+
+
+def test_find_lr_leaves_weights_alone_and_draws(covid_xray: Command, workplace: Path, run: tuple[Path, str]) -> None:
+    checkpoint = run[0] / "checkpoints/last.ckpt"
+    before = checkpoint.read_bytes()
+    result = covid_xray(
+        "find-lr",
+        "experiment=tiny",
+        "phase=unfrozen_small",
+        f"checkpoint_path={checkpoint}",
+        "steps=40",
+        "run_dir=found",
+    )
+    assert result.returncode == 0, result.stderr
+    rates = [float(line.split()[-1]) for line in result.stdout.splitlines() if line.startswith(("Steepest", "Minimum"))]
+    assert len(rates) == 2
+    assert all(1e-8 <= rate <= 10 for rate in rates)
+    assert (workplace / "found/find_lr.png").stat().st_size > 5000
+    assert checkpoint.read_bytes() == before
+    events = EventAccumulator(str(workplace / "found"))
+    events.Reload()
+    assert "find_lr/loss" in events.Tags()["scalars"]
+    assert "find_lr/curve" in events.Tags()["images"]
