@@ -8,6 +8,8 @@ They are no simulation of X-ray physics; figures from them say that the program 
 """
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -74,7 +76,7 @@ def make_phantoms(folder: str | Path, patients: int, images_per_patient: int, si
     manifest = target / "manifest.csv"
     if manifest.is_file():
         return manifest
-    draft = Path(f"{target}.draft")
+    draft = Path(f"{target}.{os.getpid()}.draft")  # other runs may draw the same set at the same time
     draft.mkdir(parents=True, exist_ok=True)
     rows = []
     for patient in track(range(patients), description="drawing phantoms", transient=True):
@@ -91,9 +93,9 @@ def make_phantoms(folder: str | Path, patients: int, images_per_patient: int, si
     try:
         draft.rename(target)
     except OSError:
-        # Another run drew the same set meanwhile.
         if not manifest.is_file():
             raise
+        shutil.rmtree(draft)  # another run was faster
     return manifest
 
 

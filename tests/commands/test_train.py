@@ -119,6 +119,7 @@ def test_find_lr_leaves_weights_alone_and_draws(covid_xray: Command, workplace: 
         "phase=unfrozen_small",
         f"checkpoint_path={checkpoint}",
         "steps=40",
+        "schedule.phases.unfrozen_small.batch_size=16",
         "run_dir=found",
     )
     assert result.returncode == 0, result.stderr
