@@ -108,6 +108,17 @@ def _show(dataset: Any, pixels: NDArray[Any]) -> GreyImage:
     return np.asarray(255 - image if dataset.PhotometricInterpretation == "MONOCHROME1" else image, dtype=np.uint8)
 
 
+def read_view(path: Path) -> str:
+    """View position (``PA``, ``AP``, ...) of a DICOM file; empty if it has none or cannot be read."""
+    try:
+        import pydicom
+
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["ViewPosition"])
+        return str(header.get("ViewPosition") or "").strip()
+    except Exception:  # whoever reads the pixels will say what is wrong with the file
+        return ""
+
+
 def apply_window(values: NDArray[Any], center: float, width: float, function: str = "LINEAR") -> GreyImage:
     """Map grey values through a VOI window to 0 to 255.
 

@@ -1,0 +1,52 @@
+"""Turn a downloaded collection into a checked manifest to train on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+
+from covid_xray.errors import UserError
+
+if TYPE_CHECKING:
+    from covid_xray.data.prepare import Prepared
+
+
+def run(cfg: DictConfig) -> None:
+    """Read the collection, check every image, write the manifest, print what is in it and what is not."""
+    from covid_xray.data.prepare import prepare
+
+    views = OmegaConf.to_container(cfg.views) if OmegaConf.is_list(cfg.views) else cfg.views
+    if views is not None and not isinstance(views, list):
+        raise UserError(f"views must be a list such as [PA, AP], or null, not {views!r}")
+    prepared = prepare(
+        dataset=str(cfg.dataset),
+        source=Path(str(cfg.source)),
+        output=Path(str(cfg.output)),
+        splits=cfg.splits,
+        views=views,
+        patient_regex=cfg.patient_regex,
+        min_size=cfg.min_size,
+        workers=cfg.num_workers,
+    )
+    _show(prepared)
+
+
+def _show(prepared: "Prepared") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    accepted, rejected = prepared.accepted, prepared.rejected
+    splits = [name for name in ("train", "val", "test") if "split" in accepted and (accepted["split"] == name).any()]
+    table = Table(title=f"{len(accepted)} images, {accepted['patient_id'].nunique()} patients", title_justify="left")
+    for column in ("class", "images", "patients", *splits):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for label, rows in accepted.groupby("label"):
+        counts = [len(rows), rows["patient_id"].nunique(), *((rows["split"] == name).sum() for name in splits)]
+        table.add_row(str(label), *map(str, counts))
+    console.print(table)
+    for reason, count in rejected["reason"].value_counts().items():
+        console.print(f"Rejected: {count} x {reason}")
+    console.print(f"Rejected in all: {len(rejected)} of {len(accepted) + len(rejected)}, listed in rejected.csv")
+    console.print(f"Manifest: {prepared.manifest}")
+    console.print(f"Train:    covid-xray train data=manifest data.manifest={prepared.manifest}")

@@ -1,0 +1,65 @@
+"""The images of DarkCovidNet (Ozturk et al. 2020).
+
+Layout: folders ``Covid-19``, ``No_findings``, ``Pneumonia`` (also ``normal``, and in any case of letters). Files of the
+last two come from NIH ChestX-ray8 and begin with the patient: ``00002658_001.png``. The first come from
+covid-chestxray-dataset: with its ``metadata.csv`` laid beside the folders, patients and views are taken from it.
+Without it, the patient is the file name less what tells the images of one case apart. That joins the patients of some
+publications, and takes each file that is named by a UUID for a patient of its own, which parts six of 84 patients.
+Source: github.com/muhammedtalo/COVID-19.
+"""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from covid_xray.data.importers import class_folders, cohen, image_files
+
+_LABELS = {
+    **dict.fromkeys(("covid-19", "covid19", "covid"), "covid-19"),
+    **dict.fromkeys(("no_findings", "no-findings", "normal"), "normal"),
+    "pneumonia": "pneumonia",
+}
+_NIH = re.compile(r"^(\d{8})_\d{3}$")
+_UUID = re.compile(r"^[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}$", re.IGNORECASE)
+# Endings of file names that number the images of a case, such as -day3, -PA, -12-hours, _f1a, -gr2_lrg-b.
+_ENDING = re.compile(
+    r"([-_.](day-?\d+|\d+-(hours|days)|admission|pa|ap|l|[a-h]\d?)|[-_.](fig(ure)?|f|g)\d+[a-h]?|(?<=pdf)-\d+"
+    r"|(?<=\d)[a-h])$",
+    re.IGNORECASE,
+)
+
+
+def read(source: Path) -> pd.DataFrame:
+    """List the images of the three folders."""
+    known = _cohen_patients(source)
+    rows = []
+    for folder, label in class_folders(source, _LABELS):
+        for file in image_files(folder):
+            nih = _NIH.match(file.stem)
+            if nih:
+                patient, origin, view = f"nih-{nih[1]}", "nih-chestxray8", ""
+            else:
+                patient, view = known.get(file.stem, (f"cohen-{case_of(file.stem)}", ""))
+                origin = "covid-chestxray-dataset"
+            rows.append((file.relative_to(source).as_posix(), label, patient, origin, view))
+    return pd.DataFrame(rows, columns=["path", "label", "patient_id", "source", "view"])
+
+
+def case_of(stem: str) -> str:
+    """File name without the endings that tell the images of one case apart."""
+    if _UUID.match(stem):
+        return stem
+    shorter = _ENDING.sub("", re.sub(r"^(auntminnie)-[a-z]-", r"\1-", stem))
+    return case_of(shorter) if shorter not in (stem, "") else stem
+
+
+def _cohen_patients(source: Path) -> dict[str, tuple[str, str]]:
+    if not (source / "metadata.csv").is_file():
+        return {}
+    table = cohen.read(source)
+    table = table[table["patient_id"] != ""]
+    return {
+        Path(path).stem: (patient, view)
+        for path, patient, view in zip(table["path"], table["patient_id"], table["view"], strict=True)
+    }
