@@ -1,11 +1,35 @@
 """Train, validation and test: by patient, stratified by class, the same on every machine."""
 
+from typing import Any
+
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from covid_xray.errors import UserError
 
 SPLITS = ("train", "val", "test")
+
+
+def split_records(records: pd.DataFrame, by: str = "patient", **settings: Any) -> pd.DataFrame:
+    """Records with their split assigned.
+
+    With ``by="article"`` the article's mistake is repeated: a test set is held out by image, but the training list is
+    made from all images, test images included. Such images stand in the table twice.
+
+    Args:
+        records: See `assign_splits`.
+        by: ``patient``, ``image`` or ``article``.
+        **settings: The other arguments of `assign_splits`.
+    """
+    if by != "article":
+        return records.assign(split=assign_splits(records, by, **settings))
+    test = records[assign_splits(records, "image", **settings) == "test"].assign(split="test")
+    free = records.assign(split="")
+    # Another seed than the test set's: the same one would hold out the same images again.
+    again = {"test_share": settings.get("val_share", 0.2), "seed": settings.get("seed", 0) + 1}
+    in_val = assign_splits(free, "image", **{**settings, **again}) == "test"
+    listed = free.assign(split=in_val.map({True: "val", False: "train"}))
+    return pd.concat([listed, test], ignore_index=True)
 
 
 def assign_splits(
@@ -24,7 +48,8 @@ def assign_splits(
     test set is given, it is the validation set instead. The order of the records does not matter.
 
     Args:
-        records: Columns ``path``, ``label``, ``patient_id``, ``split`` (empty where not given).
+        records: Columns ``path``, ``label``, ``patient_id``, ``split`` (empty where not given), and optionally
+            ``group``: patients that must stay together, because they share an image.
         by: ``patient`` (no patient crosses) or ``image`` (as the article did: leaks patients).
         val_share: Share of the images not in the test set that go to validation; above 0, at most 0.5.
         test_share: Share of all images that go to the test set; above 0, at most 0.5.
@@ -63,7 +88,8 @@ def _hold_out(
 ) -> pd.Series:
     """Move fold ``fold`` of the records that are free (or given as train) to ``target``."""
     free = table[(split == "") | (split == "train")]
-    units = free.groupby("label")["patient_id"].nunique() if by == "patient" else free["label"].value_counts()
+    groups = free["group"] if "group" in free else free["patient_id"]
+    units = groups.groupby(free["label"]).nunique() if by == "patient" else free["label"].value_counts()
     if free.empty or units.min() < folds:
         counts = ", ".join(f"{label}: {count}" for label, count in sorted(units.items()))
         raise UserError(
@@ -72,7 +98,7 @@ def _hold_out(
         )
     if by == "patient":
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        parts = splitter.split(free, free["label"], free["patient_id"])
+        parts = splitter.split(free, free["label"], groups)
     else:
         parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(free, free["label"])
     held_out = list(parts)[fold][1]
@@ -83,7 +109,7 @@ def _hold_out(
 
 def _check_settings(by: str, val_share: float, test_share: float, folds: int | None, fold: int, seed: int) -> None:
     if by not in ("patient", "image"):
-        raise UserError(f"data.split must be patient or image, not {by!r}")
+        raise UserError(f"data.split must be patient, image or article, not {by!r}")
     for key, share in (("val_share", val_share), ("test_share", test_share)):
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 0.5:
             raise UserError(f"data.{key} must lie above 0 and at most 0.5, not {share!r}")

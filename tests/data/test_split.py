@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covid_xray.data.split import assign_splits
+from covid_xray.data.split import assign_splits, split_records
 from covid_xray.errors import UserError
 
 
@@ -65,7 +65,7 @@ def test_patient_with_images_of_two_classes_stays_on_one_side() -> None:
     [
         (records([("a", 1)] * 9 + [("b", 1)] * 3), {}, "too few patients .* found a: 9, b: 3"),
         (records([("a", 3)] * 30), {}, "one class only"),
-        (records([("a", 1), ("b", 1)] * 30), {"by": "hospital"}, "data.split must be patient or image"),
+        (records([("a", 1), ("b", 1)] * 30), {"by": "hospital"}, "data.split must be patient, image"),
         (records([("a", 1), ("b", 1)] * 30), {"folds": 1}, "data.folds"),
         (records([("a", 1), ("b", 1)] * 30), {"folds": 5, "fold": 5}, "data.fold must be .* 0 to 4"),
         (records([("a", 1), ("b", 1)] * 30), {"val_share": 0.9}, "data.val_share"),
@@ -74,3 +74,22 @@ def test_patient_with_images_of_two_classes_stays_on_one_side() -> None:
 def test_what_cannot_be_split_is_told(table: pd.DataFrame, settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         assign_splits(table, **settings)  # type: ignore[arg-type]
+
+
+def test_article_trains_on_most_of_its_test_images() -> None:
+    table = records([(label, 2) for _ in range(60) for label in "abc"])
+    split = split_records(table, by="article")
+    test = set(split["path"][split["split"] == "test"])
+    listed = split[split["split"] != "test"]
+    assert set(listed["path"]) == set(table["path"])
+    assert listed["path"].is_unique
+    leaked = len(test & set(listed["path"][listed["split"] == "train"])) / len(test)
+    assert 0.6 < leaked < 0.95
+    assert 0.15 < (listed["split"] == "val").mean() < 0.25
+
+
+def test_patients_of_one_group_stay_together() -> None:
+    table = records([(label, 2) for _ in range(30) for label in "ab"])
+    table["group"] = [f"g{row // 6}" for row in range(len(table))]
+    split = assign_splits(table)
+    assert (split.groupby(table["group"]).nunique() == 1).all()
