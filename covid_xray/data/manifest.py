@@ -48,7 +48,7 @@ def read_manifest(
         for prefix, table in zip(_prefixes(files), tables, strict=True):
             table["path"] = [os.path.join(prefix, path) for path in table["path"]]  # noqa: PTH118
     table = pd.concat(tables, ignore_index=True).fillna("")
-    if (again := table["file"].duplicated()).any():
+    if (again := _twice(table)).any():
         raise UserError(
             f"data.manifest: {table['file'][again].iloc[0]} is listed in two manifests; leave it out of one"
         )
@@ -163,8 +163,8 @@ def _read_csv(file: Path) -> pd.DataFrame:
     table["patient_id"] = table["patient_id"].where(table["patient_id"] != "", table["path"])
     # Not pathlib: a million rows.
     folder = os.path.abspath(file.parent)  # noqa: PTH100
-    table["file"] = [os.path.normpath(os.path.join(folder, path)) for path in table["path"]]  # noqa: PTH118
-    _refuse(file, table, table["file"].duplicated(), "lists an image a second time")
+    table["file"] = [os.path.join(folder, path) for path in table["path"]]  # noqa: PTH118
+    _refuse(file, table, _twice(table), "lists an image a second time")
     exists = np.fromiter(map(_is_file, table["file"]), dtype=bool, count=len(table))
     _refuse(file, table, pd.Series(~exists), "names an image that does not exist")
     return table
@@ -191,6 +191,11 @@ def _parse(file: Path) -> pd.DataFrame:
         raise UserError(f"manifest {file} has rows with more fields than its header; mend the manifest") from None
     except (ValueError, OSError, csv.Error) as error:
         raise UserError(f"manifest {file} cannot be read as CSV ({' '.join(str(error).split())})") from None
+
+
+def _twice(table: pd.DataFrame) -> pd.Series:
+    """Whether an image is listed before, in whatever way its path is written."""
+    return table["file"].map(os.path.normpath).duplicated()
 
 
 def _is_file(path: str) -> bool:

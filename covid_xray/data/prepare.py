@@ -155,10 +155,13 @@ def _check(table: pd.DataFrame, min_size: int, workers: int | None) -> pd.DataFr
 def _relative(files: list[str], output: Path) -> list[str]:
     """Paths from the output's folder, so that both can be moved together; absolute on another drive."""
     folder = os.path.realpath(output)
+    # Without links on the way, since ".." after a link leads elsewhere; not of the file, which may be a link itself.
+    places = {place: os.path.realpath(place) for place in {os.path.dirname(file) for file in files}}  # noqa: PTH120
+    real = [os.path.join(places[os.path.dirname(file)], os.path.basename(file)) for file in files]  # noqa: PTH118, PTH119, PTH120
     try:
-        return [Path(os.path.relpath(file, folder)).as_posix() for file in files]
+        return [Path(os.path.relpath(file, folder)).as_posix() for file in real]
     except ValueError:
-        return files
+        return real
 
 
 def _write(output: Path, tables: dict[str, pd.DataFrame]) -> None:
