@@ -1,0 +1,137 @@
+"""What is learnt on a run's validation images and stored with it: temperature, thresholds, what looks unfamiliar."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from covid_xray.commands._run_folder import write_atomically
+from covid_xray.errors import UserError
+from covid_xray.evaluation.calibration import Temperature, apply_temperature, fit_temperature
+from covid_xray.evaluation.predictions import Predictions
+from covid_xray.evaluation.thresholds import OperatingPoint, choose_operating_point
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from covid_xray.commands._trained import TrainedRun
+
+FloatArray = npt.NDArray[np.float64]
+FALSE_ALARMS = 0.05
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the validation images taught.
+
+    Attributes:
+        weights: SHA-256 of the checkpoint that it belongs to.
+        images: Number of validation images.
+        temperature: What logits are divided by.
+        energy_limit: Energy above which an image counts as unlike the training images.
+        confidence_limit: Calibrated probability of the predicted class below which an answer counts as unsure.
+        points: Operating points of every class.
+        warnings: What could not be learnt, in words.
+    """
+
+    weights: str
+    images: int
+    temperature: Temperature
+    energy_limit: float
+    confidence_limit: float
+    points: tuple[OperatingPoint, ...]
+    warnings: tuple[str, ...]
+
+
+def energy(logits: FloatArray) -> FloatArray:
+    """Energy of every image (n,) by its logits (n, c): high where no class is spoken for.
+
+    Source: Liu et al. 2020, Energy-based Out-of-distribution Detection, at temperature 1.
+    """
+    from scipy import special
+
+    score: FloatArray = -special.logsumexp(logits, axis=1)
+    return score
+
+
+def learn(labels: Sequence[int], logits: FloatArray, class_names: Sequence[str], weights: str) -> Calibration:
+    """Learn everything that validation images may teach; `FALSE_ALARMS` of them lie beyond either limit."""
+    temperature = fit_temperature(labels, logits)
+    probabilities = apply_temperature(logits, temperature.value)
+    validation = Predictions.build(labels, probabilities, class_names)
+    points, warnings = [], [temperature.warning] if temperature.warning else []
+    for name in class_names:
+        try:
+            points += [choose_operating_point(validation, name, rule) for rule in ("youden", "sensitivity")]
+        except UserError as error:
+            warnings.append(str(error))
+    return Calibration(
+        weights,
+        len(labels),
+        temperature,
+        float(np.quantile(energy(logits), 1 - FALSE_ALARMS)),
+        float(np.quantile(probabilities.max(axis=1), FALSE_ALARMS)),
+        tuple(points),
+        tuple(warnings),
+    )
+
+
+def calibration_of(
+    run: "TrainedRun", records: "pd.DataFrame | None", workers: int | None = None
+) -> tuple[Calibration | None, str]:
+    """The stored calibration, or one learnt now and stored; or None, with the reason in words.
+
+    Args:
+        run: The trained run.
+        records: The run's own data with its files, or None where it cannot be had.
+        workers: Loader processes.
+    """
+    file = run.folder.path / "temperature.json"
+    stored = _read(file)
+    found = stored.get(run.checkpoint)
+    if found is not None and found.get("weights") == run.weights:
+        return _from_dict(found, file), ""
+    if records is None:
+        return None, "the run's validation images are not here, so nothing could be calibrated"
+    from covid_xray.commands._inference import WHOLE, infer
+    from covid_xray.commands._test_images import own_images
+
+    try:
+        table = own_images(run.splits, records, "val")
+    except UserError as error:
+        return None, str(error)
+    numbers = {name: number for number, name in enumerate(run.class_names)}
+    outputs = infer(run, list(table["file"]), workers=workers, what="Validation images")
+    learnt = learn([numbers[label] for label in table["label"]], outputs.logits[WHOLE], run.class_names, run.weights)
+    write_atomically(file, json.dumps(stored | {run.checkpoint: asdict(learnt)}, indent=2) + "\n")
+    return learnt, ""
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); remove it, and it is made anew") from None
+    if not isinstance(stored, dict):
+        raise UserError(f"{file} is damaged; remove it, and it is made anew")
+    return stored
+
+
+def _from_dict(found: dict[str, Any], file: Path) -> Calibration:
+    try:
+        return Calibration(
+            **found
+            | {
+                "temperature": Temperature(**found["temperature"]),
+                "points": tuple(OperatingPoint(**point) for point in found["points"]),
+                "warnings": tuple(found["warnings"]),
+            }
+        )
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{file} is damaged ({error}); remove it, and it is made anew") from None

@@ -1,0 +1,89 @@
+"""The folder of one evaluation: files written atomically, and the same figures in TensorBoard."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from covid_xray.commands._run_folder import write_atomically
+from covid_xray.errors import UserError
+from covid_xray.evaluation.estimates import Estimates
+from covid_xray.evaluation.figures import figure_png
+from covid_xray.evaluation.predictions import Predictions, write_predictions
+from covid_xray.evaluation.report import Picture, Report, render_report
+
+
+def write_evaluation(
+    folder: Path,
+    predictions: Predictions,
+    numbers: Mapping[str, Any],
+    pictures: Mapping[str, Picture],
+    report: Report,
+    card: str | None = None,
+) -> dict[str, bytes]:
+    """Write everything; ``metrics.json`` comes last, so that where it lies, the rest lies too.
+
+    Args:
+        folder: Where to.
+        predictions: For ``predictions.csv``.
+        numbers: For ``metrics.json``.
+        pictures: By the name of their PNG file.
+        report: For ``report.html``.
+        card: For ``model_card.md``, or None.
+
+    Returns:
+        The pictures as PNG, by name.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
+    drawn = {name: _png(picture) for name, picture in pictures.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.json").unlink(missing_ok=True)
+        draft = folder / "predictions.csv.tmp"
+        write_predictions(predictions, draft)
+        draft.replace(folder / "predictions.csv")
+        for name, content in drawn.items():
+            draft = folder / f"{name}.png.tmp"
+            draft.write_bytes(content)
+            draft.replace(folder / f"{name}.png")
+        write_atomically(folder / "report.html", render_report(report))
+        if card is not None:
+            write_atomically(folder / "model_card.md", card)
+        write_atomically(folder / "metrics.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
+    return drawn
+
+
+def write_tensorboard(folder: Path, name: str, estimates: Estimates, pictures: Mapping[str, bytes]) -> None:
+    """Add scalars and figures to the TensorBoard of a run, in the place of those of an earlier evaluation.
+
+    Args:
+        folder: The run folder.
+        name: Name of the evaluation.
+        estimates: Figures of merit; those that are not defined are left out.
+        pictures: PNG files by name.
+    """
+    from PIL import Image
+    from torch.utils.tensorboard import SummaryWriter
+
+    suffix = f".evaluation-{name}"
+    for old in folder.glob("events.out.tfevents.*"):
+        if old.name.endswith(suffix):
+            old.unlink()
+    with SummaryWriter(str(folder), filename_suffix=suffix) as writer:
+        for metric, interval in estimates.intervals.items():
+            if np.isfinite(interval.value):
+                writer.add_scalar(f"evaluation/{name}/{metric}", interval.value, 0)
+        for figure, content in pictures.items():
+            pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+            writer.add_image(f"evaluation/{name}/{figure}", pixels, 0, dataformats="HWC")
+
+
+def _png(picture: Picture) -> bytes:
+    return picture.figure if isinstance(picture.figure, bytes) else figure_png(picture.figure, picture.dpi)
