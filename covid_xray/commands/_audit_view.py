@@ -66,7 +66,11 @@ def show(report: AuditReport) -> None:
     for warning in report.warnings():
         console.print(f"Warning: {warning}.")
     leaks = len(report.leaks())
-    verdict = f"{leaks} leaks between splits: training refuses this data" if leaks else "No leak between splits"
+    verdict = (
+        f"{leaks} leak{'s' * (leaks != 1)} between splits: training refuses this data"
+        if leaks
+        else "No leak between splits"
+    )
     console.print(f"{verdict}.")
 
 
