@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from covid_xray.commands import _provenance as provenance
 from covid_xray.commands._inference import TTA_BETA, TTA_PASSES, TTA_SCALE, WHOLE
+from covid_xray.commands._run_folder import flatten
 from covid_xray.commands._study import AS_TRAINED, CALIBRATED, Study
 from covid_xray.evaluation.calibration import top_label_bins
 from covid_xray.evaluation.estimates import interval_dict
@@ -108,6 +110,7 @@ def numbers(study: Study) -> dict[str, Any]:
         "saliency_check": study.gallery.check.text if study.gallery is not None else study.no_gallery,
         "leaks": list(study.leaks),
         "provenance": origins(study),
+        "configuration": OmegaConf.to_container(study.run.cfg, resolve=True),
     }
 
 
@@ -146,12 +149,10 @@ def origins(study: Study) -> dict[str, str]:
     """Where the figures come from."""
     run = study.run
     hashes = list(study.table["sha256"])
-    kept = [key for key in ("schedule", "augment", "optimizer", "model") if key in run.cfg]
     return {
         "commit of this software": provenance.commit(),
         "run folder": str(run.folder.path.resolve()),
         "configuration (SHA-256)": provenance.file_hash(run.folder.config),
-        "configuration": OmegaConf.to_yaml(OmegaConf.masked_copy(run.cfg, kept), resolve=True),
         "checkpoint": f"{run.checkpoint}.ckpt, SHA-256 {run.weights}",
         "seed of the training": str(run.cfg.get("seed")),
         "splits.csv (SHA-256)": provenance.file_hash(run.folder.splits),
@@ -195,6 +196,8 @@ def _sections(study: Study, pictures: Mapping[str, Picture]) -> list[Section]:
     sections.append(_shortcut_section(study, pictures["shortcuts"]))
     beside = published_table("This run", estimates, covid_class(study.predictions.class_names), data_words(study))
     sections.append(Section("Beside the published", tables=[beside]))
+    rows = tuple((key, str(value)) for key, value in flatten(study.run.cfg).items())
+    sections.append(Section("Configuration", tables=[Table(("setting", "value"), rows)]))
     if calibration is not None and calibration.warnings:
         sections[1] = Section("Calibration", _calibration_words(study), calibration.warnings, [pictures["reliability"]])
     return sections
@@ -218,7 +221,8 @@ def _shortcut_section(study: Study, picture: Picture) -> Section:
         )
         rows.append((name, *values))
     table = Table(("images", "accuracy", "balanced accuracy", "macro AUROC"), tuple(rows), "With and without the lungs")
-    probes = [f"{name}: {probe.text}" for name, probe in study.probes.items()]
+    told = {name: probe for name, probe in study.probes.items() if not np.isnan(probe.accuracy.value)}
+    probes = [f"{name}: {probe.text}" for name, probe in (told or dict(list(study.probes.items())[:1])).items()]
     warnings = [study.verdict.text] if study.verdict.cheats else []
     words = ([] if study.verdict.cheats else [study.verdict.text]) + [study.verdict.rule, study.source_text, *probes]
     return Section("Does it cheat", words, warnings, [picture], [table])
