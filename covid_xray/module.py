@@ -66,6 +66,7 @@ class XrayClassifier(LightningModule):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
         self.val_metrics = _metrics(len(self.class_names))
         self.test_metrics = _metrics(len(self.class_names))
+        self.test_name = "test"  # which images are tested: part of the metrics' names
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn grey uint8 images (batch, 1, h, w) into normalised float ones (batch, 3, h, w), channels last."""
@@ -98,7 +99,7 @@ class XrayClassifier(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""
-        self._log(self.test_metrics, "test")
+        self._log(self.test_metrics, self.test_name)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser over all named groups, whatever the phase: see `covid_xray.optim.parameter_groups`."""

@@ -72,6 +72,9 @@ class ConfusionMatrices(Callback):
     def _draw(trainer: Trainer, pl_module: LightningModule, tag: str) -> None:
         assert isinstance(pl_module, XrayClassifier)
         figure = confusion_matrix_figure(pl_module.confusion.cpu().numpy(), pl_module.class_names)
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if datamodule is not None and datamodule.audit.leaks():
+            figure.suptitle("LEAKED: images or patients on two sides", color="C3", fontsize=9)
         _add_figure(trainer, tag, figure)
 
 

@@ -12,8 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from covid_xray.errors import UserError
 
-# Settings that do not change the result, and paths of data whose content is compared by splits.csv instead.
-FREE_KEYS = ("run_dir", "resume", "checkpoint.every_minutes", "data.num_workers", "data.root", "data.manifest")
+# Settings that do not change the result.
+FREE_KEYS = ("run_dir", "resume", "checkpoint.every_minutes", "data.num_workers", "data.audit_cache", "data.cache")
+# Where the data lies may change; its content is compared by splits.csv.
+DATA_KEYS = ("data.root", "data.manifest")
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class RunFolder:
         changed = [
             f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and key not in FREE_KEYS
+            if before.get(key) != now.get(key) and key not in FREE_KEYS + DATA_KEYS
         ]
         if changed:
             raise UserError(

@@ -86,9 +86,16 @@ def _finish(
     seconds: float,
 ) -> dict[str, float]:
     best = cfg.checkpoint.select == "best"
-    trainer.test(module, datamodule=data, ckpt_path=folder.best if best else None, verbose=False, weights_only=True)
-    tested = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-    metrics = {**(checkpoint.best if best else checkpoint.last), **tested}
+    metrics = dict(checkpoint.best if best else checkpoint.last)
+    leaks = data.audit.leaks()
+    # Where images leaked, those of patients that were not trained on tell the corrected figure beside the inflated one.
+    for subset in ("unseen", "test") if leaks and len(data.subset("unseen")) else ("test",):
+        module.test_name = data.tested = subset
+        chosen = folder.best if best else None
+        trainer.test(module, datamodule=data, ckpt_path=chosen, verbose=False, weights_only=True)
+        tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        metrics |= {name: value for name, value in tested.items() if name.startswith(f"{subset}/")}
+    metrics["leaks"] = float(len(leaks))
     if trainer.is_global_zero:
         write_atomically(folder.metrics, json.dumps(metrics, indent=2) + "\n")
         _summarise(cfg, folder, module, metrics, seconds)
@@ -128,6 +135,10 @@ def _introduce(
     device = f"{type(trainer.accelerator).__name__.removesuffix('Accelerator')} x {trainer.world_size}"
     print(f"{'Continuing' if resume_from else 'Run'}: {folder.path}")
     print(f"Images (train/val/test): {classes}")
+    for warning in data.audit.warnings():
+        print(f"Warning: {warning}")
+    if leaks := data.audit.leaks():
+        print(f"LEAKED DATA ({len(leaks)} findings, allowed by data.allow_leakage), the first: {leaks[0]}")
     print(f"{cfg.model.get('architecture', cfg.model['_target_'])} on {device}, precision {trainer.precision}")
 
 
@@ -164,8 +175,12 @@ def _summarise(
     console.print(table)
     total = int(module.confusion.sum())
     console.print(
-        f"Test accuracy {metrics['test/accuracy']:.1%} on {total} images, weighted F1 {metrics['test/f1_weighted']:.3f} "
-        f"({cfg.checkpoint.select} checkpoint, epoch {int(metrics['epoch']) + 1}); trained in {seconds / 60:.1f} min"
+        f"Test accuracy {metrics['test/accuracy']:.1%} on {total} images, "
+        f"weighted F1 {metrics['test/f1_weighted']:.3f} ({cfg.checkpoint.select} checkpoint, epoch {int(metrics['epoch']) + 1}); trained in {seconds / 60:.1f} min"
     )
+    if metrics["leaks"]:
+        unseen = metrics.get("unseen/accuracy")
+        corrected = f"; on test patients nobody trained on: {unseen:.1%}" if unseen is not None else ""
+        console.print(f"[bold]LEAKED: test images or patients were trained on, so this is too good{corrected}[/bold]")
     console.print(f"Figures:   {folder.metrics}\nCurves:    tensorboard --logdir {folder.path}")
     console.print("Research only: not for diagnosis.")

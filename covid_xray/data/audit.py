@@ -97,6 +97,20 @@ def refuse_leaks(report: AuditReport, shown: int = 5) -> None:
         )
 
 
+def refuse_unreadable(report: AuditReport, shown: int = 3) -> None:
+    """Stop before training on images that cannot be read.
+
+    Raises:
+        UserError: With the first such images and why, and the number of all.
+    """
+    if report.unreadable:
+        first = "; ".join(f"{path} ({reason})" for path, reason in list(report.unreadable.items())[:shown])
+        raise UserError(
+            f"{len(report.unreadable)} images cannot be read: {first}; mend them, or leave them out of the data "
+            f"(`covid-xray prepare` does)"
+        )
+
+
 def audit(records: pd.DataFrame, fingerprints: Fingerprints) -> AuditReport:
     """Audit a table of images.
 
@@ -121,6 +135,27 @@ def audit(records: pd.DataFrame, fingerprints: Fingerprints) -> AuditReport:
         counts=_counts(table),
         associations=associations(table.loc[readable]) if len(readable) else [],
     )
+
+
+def patient_groups(records: pd.DataFrame, fingerprints: Fingerprints) -> pd.Series:
+    """Name of the group of patients that a split must keep together, because they share an image.
+
+    Published collections list copies of one image under several patients; split by patient alone, they would leak.
+
+    Args:
+        records: Column ``patient_id``.
+        fingerprints: Of the files, in the records' order.
+
+    Returns:
+        Group by record; a patient who shares no image is a group alone.
+    """
+    numbers, patients = pd.factorize(records["patient_id"])
+    *_, same = _duplicates(fingerprints, np.flatnonzero(fingerprints.reason == b""))
+    links = [(int(numbers[a]), int(numbers[b])) for rows in same for a, b in pairwise(rows)]
+    first = np.arange(len(patients))
+    for group in groups(np.array(links, dtype=np.int64).reshape(-1, 2)):
+        first[group] = group[0]
+    return pd.Series(np.asarray(patients)[first[numbers]], index=records.index)
 
 
 def _duplicates(

@@ -7,7 +7,7 @@ sampler is told the epoch. Needs ``Trainer(reload_dataloaders_every_n_epochs=1, 
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from covid_xray.data.audit import audit, patient_groups, refuse_leaks, refuse_unreadable
 from covid_xray.data.augmentation import Augmentation
 from covid_xray.data.dataset import Batch, XrayDataset, collate
-from covid_xray.data.manifest import read_folder, read_manifest
+from covid_xray.data.fingerprints import Fingerprints, fingerprint_files
+from covid_xray.data.manifest import map_classes, read_folder, read_manifest
 from covid_xray.data.phantom import make_phantoms
 from covid_xray.data.sampling import EvalBatches, TrainBatches
-from covid_xray.data.split import SPLITS, assign_splits
+from covid_xray.data.split import SPLITS, split_records
 from covid_xray.errors import UserError
 from covid_xray.schedule import Phase, Schedule
 
@@ -38,7 +40,7 @@ class XrayDataModule(LightningDataModule):
         schedule: Says the image size and batch size of every epoch.
         augment: Augmentation of the training images.
         seed: Seed of splits, order and augmentation.
-        split: ``patient`` or ``image``; see `covid_xray.data.split.assign_splits`, also for the next four.
+        split: ``patient`` or ``image``; see `covid_xray.data.split.split_records`, also for the next four.
         val_share: Share of the images that goes to validation.
         test_share: Share of the images that goes to the test set.
         folds: Number of cross-validation folds, or None.
@@ -46,6 +48,8 @@ class XrayDataModule(LightningDataModule):
         normalization: ``imagenet`` (statistics of ImageNet), or ``batch`` (of one augmented training batch, as the
             article did).
         num_workers: Loader processes; None for what the machine has.
+        audit_cache: Folder that remembers what the audit read; None reads every image anew.
+        allow_leakage: Whether to go on where the same image or patient is on two sides; ``audit.leaks()`` says which.
 
     Raises:
         UserError: If a setting is out of range or the split cannot be made.
@@ -64,6 +68,8 @@ class XrayDataModule(LightningDataModule):
         fold: int = 0,
         normalization: str = "imagenet",
         num_workers: int | None = None,
+        audit_cache: str | None = None,
+        allow_leakage: bool = False,
     ) -> None:
         super().__init__()
         if normalization not in ("imagenet", "batch"):
@@ -71,23 +77,48 @@ class XrayDataModule(LightningDataModule):
         bad_workers = isinstance(num_workers, bool) or not isinstance(num_workers, int | None)
         if bad_workers or (num_workers is not None and num_workers < 0):
             raise UserError(f"data.num_workers must be a whole number of at least 0, or null, not {num_workers!r}")
-        self.records = records.assign(split=assign_splits(records, split, val_share, test_share, folds, fold, seed))
+        if not isinstance(allow_leakage, bool):
+            raise UserError(f"data.allow_leakage must be true or false, not {allow_leakage!r}")
+        fingerprints = fingerprint_files(records["file"].tolist(), Path(audit_cache) if audit_cache else None)
+        if split == "patient":
+            records = records.assign(group=patient_groups(records, fingerprints))
+        shares = {"val_share": val_share, "test_share": test_share, "folds": folds, "fold": fold, "seed": seed}
+        self.records = split_records(records.assign(row=range(len(records))), split, **shares)
+        rows = self.records["row"].to_numpy()
+        self.audit = audit(self.records, Fingerprints(*(field[rows] for field in fingerprints)))
+        refuse_unreadable(self.audit)
+        if not allow_leakage:
+            refuse_leaks(self.audit)
         self.schedule, self.augment, self.seed = schedule, augment, seed
         self.class_names: list[str] = sorted(self.records["label"].unique())
         self.normalization = normalization
         self.num_workers = default_workers() if num_workers is None else num_workers
+        self.tested = "test"  # or "unseen": see `subset`
         self._loaders: dict[str, Loader] = {}
         self._check_batches()
 
     @classmethod
-    def from_folder(cls, root: str, patient_regex: str | None = None, **settings: Any) -> "XrayDataModule":
+    def from_folder(
+        cls,
+        root: str,
+        patient_regex: str | None = None,
+        class_map: Mapping[str, str | None] | None = None,
+        **settings: Any,
+    ) -> "XrayDataModule":
         """Images in class folders; see `covid_xray.data.manifest.read_folder`."""
-        return cls(read_folder(root, patient_regex), **settings)
+        records = read_folder(root, patient_regex)
+        return cls(map_classes(records, class_map) if class_map else records, **settings)
 
     @classmethod
-    def from_manifest(cls, manifest: str | Sequence[str], **settings: Any) -> "XrayDataModule":
+    def from_manifest(
+        cls,
+        manifest: str | Sequence[str],
+        class_map: Mapping[str, str | None] | None = None,
+        classes: Sequence[str] | None = None,
+        **settings: Any,
+    ) -> "XrayDataModule":
         """Images listed in CSV files; see `covid_xray.data.manifest.read_manifest`."""
-        return cls(read_manifest(manifest), **settings)
+        return cls(read_manifest(manifest, class_map, classes), **settings)
 
     @classmethod
     def from_phantoms(
@@ -97,11 +128,16 @@ class XrayDataModule(LightningDataModule):
         return cls(read_manifest(make_phantoms(root, patients, images_per_patient, size, phantom_seed)), **settings)
 
     def subset(self, split: str) -> pd.DataFrame:
-        """Records of ``train``, ``val`` or ``test``, in a fixed order."""
-        return self.records[self.records["split"] == split].sort_values("path", kind="stable")
+        """Records of ``train``, ``val`` or ``test``, or ``unseen``: test images of patients who are in test only."""
+        if split == "unseen":
+            listed = self.records["patient_id"][self.records["split"] != "test"]
+            table = self.records[(self.records["split"] == "test") & ~self.records["patient_id"].isin(listed)]
+        else:
+            table = self.records[self.records["split"] == split]
+        return table.sort_values("path", kind="stable")
 
     def dataset(self, split: str) -> XrayDataset:
-        """Images of ``train``, ``val`` or ``test``."""
+        """Images of a `subset`."""
         table = self.subset(split)
         numbers = {name: number for number, name in enumerate(self.class_names)}
         return XrayDataset(table["file"].tolist(), [numbers[label] for label in table["label"]], self.augment)
@@ -120,8 +156,8 @@ class XrayDataModule(LightningDataModule):
         return self._eval_loader("val", self.schedule.at(self._progress()[0]).phase)
 
     def test_dataloader(self) -> Loader:
-        """Every test image once, at the last phase's size."""
-        return self._eval_loader("test", list(self.schedule.phases.values())[-1])
+        """Every image of the subset ``tested`` once, at the last phase's size."""
+        return self._eval_loader(self.tested, list(self.schedule.phases.values())[-1])
 
     def statistics(self) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and standard deviation per channel, of pixels in [0, 1], that images are normalised with."""
@@ -173,7 +209,7 @@ class XrayDataModule(LightningDataModule):
                 batch_sampler=sampler,
                 num_workers=self.num_workers,
                 collate_fn=collate,
-                persistent_workers=self.num_workers > 0 and split != "test",
+                persistent_workers=self.num_workers > 0 and split in ("train", "val"),
                 pin_memory=torch.cuda.is_available(),
                 worker_init_fn=_leave_signals_to_parent,
             )

@@ -1,15 +1,14 @@
 """Applying a function to many files, on all cores, with progress shown."""
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from rich.progress import track
 
 T = TypeVar("T")
-_FEW = 200  # starting processes takes longer than reading as many images
+_FEW = 200  # no bar for what takes a second
 
 
 def map_files(
@@ -17,19 +16,15 @@ def map_files(
 ) -> Iterator[T]:
     """Yield ``function(file)`` of every file, in order.
 
+    Threads, not processes: OpenCV decodes and resizes without holding Python's lock, and a new process would import
+    everything first and run a caller's unguarded script again.
+
     Args:
-        function: A function of a module, so that other processes can import it.
+        function: A function that may run in several threads at once.
         files: The files.
         description: Shown before the progress bar.
-        workers: Number of processes; None: the machine's cores, at most 8.
+        workers: Number of threads; None: the machine's cores, at most 8.
     """
-    workers = min(8, os.cpu_count() or 1) if workers is None else workers
-    if workers <= 1 or len(files) <= _FEW:
-        yield from track(
-            map(function, files), description, total=len(files), transient=True, disable=len(files) <= _FEW
-        )
-        return
-    # Spawned, not forked: the caller may hold threads of torch or OpenCV, which a fork would freeze.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        results = pool.map(function, files, chunksize=32)
-        yield from track(results, description, total=len(files), transient=True)
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        results = pool.map(function, files)
+        yield from track(results, description, total=len(files), transient=True, disable=len(files) <= _FEW)

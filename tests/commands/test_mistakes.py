@@ -60,7 +60,10 @@ MISTAKES = {
     "accelerator": ("train experiment=tiny trainer.accelerator=abacus", "trainer: "),
     "precision": ("train experiment=tiny trainer.precision=7", "trainer: "),
     "no GPU": ("train experiment=tiny trainer=gpu", "trainer: "),
-    "fixed trainer setting": ("train experiment=tiny +trainer.max_epochs=3", "trainer.max_epochs is set by the project"),
+    "fixed trainer setting": (
+        "train experiment=tiny +trainer.max_epochs=3",
+        "trainer.max_epochs is set by the project",
+    ),
     "find-lr phase": ("find-lr experiment=tiny phase=third", "phase='third'"),
     "find-lr steps": ("find-lr experiment=tiny steps=3", "steps must be"),
     "find-lr rates": ("find-lr experiment=tiny start_lr=20", "start_lr"),
