@@ -240,6 +240,28 @@ def test_search_finds_every_pair_within_the_threshold() -> None:
     assert any(distance(hashes[i], hashes[j]) == MAX_BITS for i, j in wanted)
 
 
+def test_search_finds_the_hardest_pairs() -> None:
+    """31 bits apart: two in every band of 16 bits but one, and there a single one, at every place in turn."""
+    rng = np.random.default_rng(0)
+    bases = rng.integers(0, 2**16, (256, 16), dtype=np.uint16)
+    copies = bases.copy()
+    for number in range(256):
+        copies[number] ^= np.array([0b11 << int(shift) for shift in rng.integers(0, 15, 16)], dtype=np.uint16)
+        band, bit = divmod(number, 16)
+        copies[number, band] = bases[number, band] ^ np.uint16(1 << bit)
+    hashes = np.concatenate([bases, copies]).view(np.uint64)
+    assert (distance(hashes[:256], hashes[256:]) == MAX_BITS).all()
+    thumbnails = np.tile(rng.integers(0, 256, (1, 32, 32), dtype=np.uint8), (512, 1, 1))
+    assert find_near_duplicates(hashes, thumbnails).tolist() == [[number, number + 256] for number in range(256)]
+
+
+def test_same_pixels_in_another_shape_are_another_image(tmp_path: Path) -> None:
+    blank = np.full((40, 90), 7, np.uint8)
+    report = audit_records(dataset(tmp_path, {"wide.png": blank, "high.png": blank.T}))
+    assert report.exact_duplicates == []
+    assert report.near_duplicates == [["wide.png", "high.png"]]
+
+
 def test_equal_hashes_need_equal_looks() -> None:
     rng = np.random.default_rng(0)
     thumbnails = rng.integers(0, 256, (3, 32, 32), dtype=np.uint8)
