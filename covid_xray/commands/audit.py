@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 def run(cfg: DictConfig) -> None:
     """Audit the data with its splits; write ``audit.json`` and TensorBoard, print the findings."""
     output = Path(cfg.output)
-    data = build_data(cfg, build_schedule(cfg))
+    schedule = build_schedule(cfg)
     from covid_xray.commands._audit_view import show
-    from covid_xray.data.audit import audit_records
+    from covid_xray.data.audit import RefusedDataError
 
-    report = audit_records(data.records, Path(cfg.cache) if cfg.cache else None)
+    try:
+        report = build_data(cfg, schedule).audit
+    except RefusedDataError as refused:  # what training refuses is what an audit shows
+        report = refused.report
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / "audit.json", report.to_json())

@@ -176,7 +176,8 @@ def _summarise(
     total = int(module.confusion.sum())
     console.print(
         f"Test accuracy {metrics['test/accuracy']:.1%} on {total} images, "
-        f"weighted F1 {metrics['test/f1_weighted']:.3f} ({cfg.checkpoint.select} checkpoint, epoch {int(metrics['epoch']) + 1}); trained in {seconds / 60:.1f} min"
+        f"weighted F1 {metrics['test/f1_weighted']:.3f} ({cfg.checkpoint.select} checkpoint, "
+        f"epoch {int(metrics['epoch']) + 1}); trained in {seconds / 60:.1f} min"
     )
     if metrics["leaks"]:
         unseen = metrics.get("unseen/accuracy")

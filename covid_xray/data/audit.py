@@ -71,6 +71,19 @@ class AuditReport:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
+class RefusedDataError(UserError):
+    """Data that must not be trained on.
+
+    Args:
+        message: One sentence for the user.
+        report: The whole audit, for who wants to see it all the same.
+    """
+
+    def __init__(self, message: str, report: AuditReport) -> None:
+        super().__init__(message)
+        self.report = report
+
+
 def audit_records(records: pd.DataFrame, cache: Path | None = None, workers: int | None = None) -> AuditReport:
     """Read every image, or what is known of it from an earlier audit, and audit the data.
 
@@ -86,14 +99,15 @@ def refuse_leaks(report: AuditReport, shown: int = 5) -> None:
     """Stop before training on data that leaks.
 
     Raises:
-        UserError: With the first offending files, and the number of all.
+        RefusedDataError: With the first offending files, and the number of all.
     """
     if leaks := report.leaks():
         more = f"; and {len(leaks) - shown} more" if len(leaks) > shown else ""
-        raise UserError(
+        raise RefusedDataError(
             f"the data leaks between train, validation and test: {'; '.join(leaks[:shown])}{more}; "
             f"remove the copies, group the patients (data.split=patient), or set data.allow_leakage=true to go on and "
-            f"have the results marked as leaked"
+            f"have the results marked as leaked",
+            report,
         )
 
 
@@ -101,13 +115,14 @@ def refuse_unreadable(report: AuditReport, shown: int = 3) -> None:
     """Stop before training on images that cannot be read.
 
     Raises:
-        UserError: With the first such images and why, and the number of all.
+        RefusedDataError: With the first such images and why, and the number of all.
     """
     if report.unreadable:
         first = "; ".join(f"{path} ({reason})" for path, reason in list(report.unreadable.items())[:shown])
-        raise UserError(
+        raise RefusedDataError(
             f"{len(report.unreadable)} images cannot be read: {first}; mend them, or leave them out of the data "
-            f"(`covid-xray prepare` does)"
+            f"(`covid-xray prepare` does)",
+            report,
         )
 
 

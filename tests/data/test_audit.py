@@ -378,7 +378,9 @@ def test_command(covid_xray: Callable[..., subprocess.CompletedProcess[str]], wo
     for patient in range(30):
         images[f"{CLASSES[patient % 3]}/{patient}.png"] = chest(patient, size=96)
     images["normal/copy.png"] = CHANGES["jpeg quality 30"](images["covid-19/0.png"])
-    dataset(folder, images)
+    listed = dataset(folder, images)[["path"]]
+    listed = pd.concat([listed, pd.DataFrame({"path": ["normal/broken.png"]})])
+    listed.assign(label=listed["path"].str.split("/").str[0], patient_id="one").to_csv(folder / "m.csv", index=False)
     done = covid_xray("audit", "data=folder", f"data.root={folder}", "output=report")
     assert done.returncode == 0, done.stderr
     report = json.loads((workplace / "report/audit.json").read_text())
@@ -386,6 +388,15 @@ def test_command(covid_xray: Callable[..., subprocess.CompletedProcess[str]], wo
     assert report["label_conflicts"]
     assert "near duplicates: covid-19/0.png = normal/copy.png" in done.stdout
     assert list((workplace / "report").glob("events.out.tfevents.*"))
+    (folder / "normal/broken.png").write_text("no image")
+    leaking = covid_xray(
+        "audit", "data=manifest", "data.split=image", f"data.manifest={folder / 'm.csv'}", "output=leaking"
+    )
+    assert leaking.returncode == 0, leaking.stderr
+    report = json.loads((workplace / "leaking/audit.json").read_text())
+    assert list(report["unreadable"]) == ["normal/broken.png"]
+    assert report["patients_across_splits"]["one"]
+    assert "training refuses this data" in leaking.stdout
     assert not (workplace / "outputs").exists() or not list((workplace / "outputs").glob("audit*"))
     missing = covid_xray("audit", "data=folder", f"data.root={folder}")
     assert missing.returncode == 2
