@@ -4,9 +4,12 @@ Every draw comes from the seed of the sample, never from a global generator: the
 of loader workers nor on where a run was resumed.
 """
 
+import hashlib
 import math
 import os
+import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -20,13 +23,15 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks th
 import albumentations as A
 
 Matrix = NDArray[np.float64]
+_THREAD = threading.local()
+_CORNERS = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]], dtype=np.float32)
 
 
 class Augmentation:
     """Albumentations transforms as a pure function of image, size and seed.
 
     Args:
-        transforms: Albumentations transforms in order. They see the image as it was read, and the wanted size as
+        transforms: Albumentations transforms in order. They see the image as it is given, and the wanted size as
             ``data["size"]``; what they leave at another size is squished to it at the end. Empty: squish only.
     """
 
@@ -37,17 +42,47 @@ class Augmentation:
         self.transforms = list(transforms)
 
     def __call__(self, image: GreyImage, size: int, seed: tuple[int, ...]) -> GreyImage:
-        """Augment a grey uint8 image of any shape to (size, size)."""
-        data: dict[str, Any] = {"image": image, "size": size}
-        # One seed each: with a common one, as Compose would give, brightness would follow the angle of rotation.
-        seeds = np.random.SeedSequence(seed).generate_state(len(self.transforms) or 1)
-        for transform, own_seed in zip(self.transforms, seeds, strict=False):
-            transform.set_random_seed(int(own_seed))
-            data = transform(**data)
-        return squish(data["image"], size)
+        """Augment a grey uint8 image of any shape to (size, size); the given one is not changed."""
+        rng = seeded_generator(seed) if self.transforms else None
+        for transform in self.transforms:
+            assert rng is not None
+            if isinstance(transform, DirectTransform):
+                image = transform.directly(image, size, rng)
+            else:
+                # Each gets a seed of its own: with a common one, its draws would follow those of its neighbours.
+                transform.set_random_seed(int(rng.integers(1 << 32)))
+                own = image if image.flags.writeable else image.copy()  # others may draw into it
+                image = transform(image=own, size=size)["image"]
+        return squish(image, size)
 
 
-class SquishWarp(A.ImageOnlyTransform):
+def seeded_generator(seed: tuple[int, ...]) -> np.random.Generator:
+    """Generator at the start of the stream of its own that belongs to a seed; good until this thread asks again."""
+    if not hasattr(_THREAD, "philox"):
+        _THREAD.philox = np.random.Philox(key=0)
+        _THREAD.generator, _THREAD.start = np.random.Generator(_THREAD.philox), _THREAD.philox.state
+    # A new generator would take as long as a tenth of the warp; a counter-based one is set back instead.
+    key = hashlib.blake2b(repr(tuple(map(int, seed))).encode(), digest_size=16).digest()
+    _THREAD.start["state"]["key"][:] = np.frombuffer(key, dtype="<u8")
+    _THREAD.philox.state = _THREAD.start
+    generator: np.random.Generator = _THREAD.generator
+    return generator
+
+
+class DirectTransform(A.ImageOnlyTransform):
+    """A transform that `Augmentation` applies without albumentations' bookkeeping, to save time."""
+
+    def sample(self, rng: np.random.Generator, size: int) -> dict[str, Any]:
+        """Draw the parameters of ``apply``."""
+        raise NotImplementedError
+
+    def directly(self, image: GreyImage, size: int, rng: np.random.Generator) -> GreyImage:
+        """Draw and apply, as calling the transform with ``rng`` as its generator does."""
+        self.params = self.sample(rng, size)
+        return np.asarray(self.apply(image, **self.params), dtype=np.uint8)
+
+
+class SquishWarp(DirectTransform):
     """Squish, perspective warp, rotation, zoom and flip as one bilinear resampling with reflection padding.
 
     As in fastai 1 (``symmetric_warp``, ``rotate``, ``rand_zoom``, ``flip_lr``), in coordinates from -1 to 1 along both
@@ -79,34 +114,40 @@ class SquishWarp(A.ImageOnlyTransform):
         self.warp, self.rotate, self.zoom, self.each_p, self.flip_p = warp, rotate, zoom, p, flip_p
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draw within an albumentations pipeline."""
+        return self.sample(self.random_generator, data["size"])
+
+    def sample(self, rng: np.random.Generator, size: int) -> dict[str, Any]:
         """Draw the transformation."""
-        return {"homography": self.draw(self.random_generator), "size": data["size"]}
+        return {"homography": self.draw(rng), "size": size}
 
     def draw(self, rng: np.random.Generator) -> Matrix:
         """Draw a homography from output to input coordinates, both from -1 to 1."""
-        applied = rng.random(3) < self.each_p
-        magnitudes = rng.uniform(-self.warp, self.warp, 4)
-        angle = math.radians(rng.uniform(-self.rotate, self.rotate))
-        scale, *focus = rng.uniform((1, -1, -1), (self.zoom, 1, 1))
-        matrix = np.eye(3)
-        if applied[1]:
-            cos, sin = math.cos(angle), math.sin(angle)
-            matrix = matrix @ [[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]
-        if applied[2]:
-            shift = 1 - 1 / scale
-            matrix = matrix @ [[1 / scale, 0, shift * focus[0]], [0, 1 / scale, shift * focus[1]], [0, 0, 1]]
-        if applied[0]:
-            matrix = matrix @ _corner_warp(magnitudes)
-        if rng.random() < self.flip_p:
-            matrix = matrix @ np.diag([-1.0, 1.0, 1.0])
-        return np.asarray(matrix)
+        # Always as many draws, all at once: one call costs as much as twelve numbers.
+        warps, turns, zooms, flips, angle, scale, x, y, *corners = rng.random(12).tolist()
+        a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0  # the first two rows of the matrix
+        if turns < self.each_p:
+            radians = math.radians(self.rotate * (2 * angle - 1))
+            a = e = math.cos(radians)
+            b, d = -math.sin(radians), math.sin(radians)
+        if zooms < self.each_p:
+            keep = 1 / (1 + (self.zoom - 1) * scale)
+            x, y = (1 - keep) * (2 * x - 1), (1 - keep) * (2 * y - 1)
+            c, f = a * x + b * y, d * x + e * y
+            a, b, d, e = a * keep, b * keep, d * keep, e * keep
+        matrix = np.array([[a, b, c], [d, e, f], [0.0, 0.0, 1.0]])
+        if warps < self.each_p:
+            matrix = matrix @ _corner_warp([self.warp * (2 * move - 1) for move in corners])
+        if flips < self.flip_p:
+            matrix[:, 0] *= -1
+        return matrix
 
     def apply(self, img: GreyImage, homography: Matrix, size: int, **params: Any) -> GreyImage:
         """Resample the image to (size, size)."""
         return resample(img, homography, size)
 
 
-class LogitBrightnessContrast(A.ImageOnlyTransform):
+class LogitBrightnessContrast(DirectTransform):
     """Brightness added and contrast multiplied in logit space, as in fastai 1's ``brightness`` and ``contrast``.
 
     Args:
@@ -133,14 +174,16 @@ class LogitBrightnessContrast(A.ImageOnlyTransform):
         self.brightness, self.contrast, self.each_p = brightness, contrast, p
 
     def get_params(self) -> dict[str, Any]:
+        """Draw within an albumentations pipeline."""
+        return self.sample(self.random_generator, 0)
+
+    def sample(self, rng: np.random.Generator, size: int) -> dict[str, Any]:
         """Draw the table of output grey levels by input grey level."""
-        rng = self.random_generator
-        applied = rng.random(2) < self.each_p
-        change = rng.uniform(0.5 - self.brightness, 0.5 + self.brightness)
-        scale = (1 - self.contrast) ** rng.uniform(-1, 1)
-        return {
-            "table": self.table(math.log(change / (1 - change)) if applied[0] else 0.0, scale if applied[1] else 1.0)
-        }
+        brightens, contrasts, change, power = rng.random(4).tolist()
+        level = 0.5 + self.brightness * (2 * change - 1)
+        shift = math.log(level / (1 - level)) if brightens < self.each_p else 0.0
+        scale = (1 - self.contrast) ** (2 * power - 1) if contrasts < self.each_p else 1.0
+        return {"table": self.table(shift, scale)}
 
     def table(self, shift: float, scale: float) -> GreyImage:
         """Grey levels (256,) after adding ``shift`` to the logits and multiplying them by ``scale``."""
@@ -172,16 +215,20 @@ def resample(image: GreyImage, homography: Matrix, size: int) -> GreyImage:
     if min(height, width) >= 2 * size:
         height, width = height * size // min(height, width), width * size // min(height, width)
         image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    to_unit = np.array([[2 / size, 0, 1 / size - 1], [0, 2 / size, 1 / size - 1], [0, 0, 1]])
-    to_pixels = np.array([[width / 2, 0, (width - 1) / 2], [0, height / 2, (height - 1) / 2], [0, 0, 1]])
-    matrix = to_pixels @ homography @ to_unit
+    to_unit, to_pixels = _unit_coordinates(width, height, size)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    matrix = to_pixels @ homography @ to_unit
     return np.asarray(cv2.warpPerspective(image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101))
 
 
-def _corner_warp(magnitudes: NDArray[np.float64]) -> Matrix:
+@lru_cache
+def _unit_coordinates(width: int, height: int, size: int) -> tuple[Matrix, Matrix]:
+    """Matrices from output pixels to coordinates from -1 to 1, and from those to input pixels."""
+    to_unit = np.array([[2 / size, 0, 1 / size - 1], [0, 2 / size, 1 / size - 1], [0, 0, 1]])
+    return to_unit, np.array([[width / 2, 0, (width - 1) / 2], [0, height / 2, (height - 1) / 2], [0, 0, 1]])
+
+
+def _corner_warp(m: Sequence[float]) -> Matrix:
     """Homography that takes the moved corners back to the square's; fastai 1's ``symmetric_warp``."""
-    m = magnitudes
-    corners = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]], dtype=np.float32)
-    moved = np.array([[-1 - m[3], -1 - m[1]], [-1 - m[2], 1 + m[1]], [1 + m[3], -1 - m[0]], [1 + m[2], 1 + m[0]]])
-    return np.asarray(cv2.getPerspectiveTransform(moved.astype(np.float32), corners))
+    moved = [[-1 - m[3], -1 - m[1]], [-1 - m[2], 1 + m[1]], [1 + m[3], -1 - m[0]], [1 + m[2], 1 + m[0]]]
+    return np.asarray(cv2.getPerspectiveTransform(np.array(moved, dtype=np.float32), _CORNERS))
