@@ -181,8 +181,14 @@ def _batches(
     processes = 0 if len(files) <= _FEW else default_workers() if workers is None else workers
     loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=batches, num_workers=processes, collate_fn=collate)
     console = Console(stderr=True)
-    for images, _ in track(loader, what, len(batches), console=console, disable=not console.is_terminal):
-        yield images
+    try:
+        for images, _ in track(loader, what, len(batches), console=console, disable=not console.is_terminal):
+            yield images
+    except RuntimeError as error:
+        # What a loader process raises comes back as a traceback in the words of a RuntimeError.
+        if "ImageError: " not in str(error):
+            raise
+        raise UserError(str(error).strip().rsplit("ImageError: ", 1)[-1]) from None
 
 
 def _join(parts: list[FloatArray], classes: int) -> FloatArray:

@@ -112,6 +112,8 @@ def make_study(cfg: DictConfig, run: TrainedRun) -> Study:
         run: The trained run.
     """
     start = time.perf_counter()
+    if unknown := [name for name in cfg.prevalence or {} if name not in run.class_names]:
+        raise UserError(f"prevalence: {unknown[0]!r} is no class; use {', '.join(run.class_names)}")
     table, records, own = find_images(cfg, run)
     table = table.assign(sha256=content_hashes(list(table["file"])))
     leaks = leak_warnings(table, run.splits, records, own)
@@ -205,8 +207,6 @@ def _thresholds(
     cfg: DictConfig, predictions: Predictions, calibration: Calibration | None
 ) -> tuple[OperatingResult, ...]:
     prevalence = cfg.prevalence or {}
-    if unknown := [name for name in prevalence if name not in predictions.class_names]:
-        raise UserError(f"prevalence: {unknown[0]!r} is no class; use {', '.join(predictions.class_names)}")
     points = calibration.points if calibration is not None else ()
     return tuple(apply_operating_point(point, predictions, prevalence.get(point.class_name)) for point in points)
 

@@ -1,0 +1,236 @@
+"""The real command on one tiny run: what it writes, what it refuses."""
+
+import csv
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, roc_auc_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_run import InProcess, command, copy_run, mistake, numbers, tiny_run
+
+from covid_xray.commands._inference import corner_view
+from covid_xray.evaluation.predictions import read_predictions
+
+__all__ = ["command", "tiny_run"]
+CLASSES = ("covid-19", "normal", "pneumonia")
+FILES = {"predictions.csv", "metrics.json", "report.html", "model_card.md"}
+FIGURES = {"confusion", "by_class", "roc", "precision_recall", "reliability", "shortcuts", "saliency"}
+
+
+@pytest.fixture
+def evaluated(command: InProcess, tiny_run: Path) -> Path:
+    folder = tiny_run / "evaluation" / "test"
+    if not (folder / "metrics.json").is_file():
+        code, out, err = command(f"evaluate run={tiny_run} tta=true resamples=50 prevalence={{covid-19:0.1}}")
+        assert code == 0, err
+        assert "not for diagnosis" in out
+        assert "Verdict: " in out
+    return folder
+
+
+def test_files_and_predictions(evaluated: Path, tiny_run: Path) -> None:
+    assert {file.name for file in evaluated.iterdir()} == FILES | {f"{name}.png" for name in FIGURES}
+    table = pd.read_csv(evaluated / "predictions.csv")
+    splits = pd.read_csv(tiny_run / "splits.csv")
+    assert sorted(table["path"]) == sorted(splits["path"][splits["split"] == "test"])
+    assert list(table.columns) == ["path", "patient", "label", *(f"p_{name}" for name in CLASSES), "prediction"]
+    # The run's own test, by Lightning, saw the same images and weights.
+    trained = json.loads((tiny_run / "metrics.json").read_text())
+    assert accuracy_score(table["label"], table["prediction"]) == pytest.approx(trained["test/accuracy"])
+
+
+def test_numbers_agree_with_scikit_learn(evaluated: Path) -> None:
+    found: Any = numbers(evaluated)
+    predictions = read_predictions(evaluated / "predictions.csv")
+    areas = [roc_auc_score(predictions.labels == k, predictions.probabilities[:, k]) for k in range(3)]
+    values = found["variants"]["calibrated"]["metrics"]
+    assert values["macro_auroc"]["value"] == pytest.approx(np.mean(areas))
+    assert set(found["variants"]) == {"as trained", "calibrated", "TTA, fastai's rule", "TTA, plain mean"}
+    assert set(found["shortcuts"]["conditions"]) == {
+        "whole image",
+        "centre blacked out",
+        "centre only",
+        "border removed",
+    }
+    assert found["shortcuts"]["rule"].startswith("Rule:")
+    assert [point["prevalence"] for point in found["operating_points"]] == [0.1, 0.1, None, None, None, None]
+    for key in ("commit of this software", "checkpoint", "splits.csv (SHA-256)", "hardware", "libraries", "leak mark"):
+        assert found["provenance"][key], key
+
+
+def test_temperature_is_stored_with_the_run_and_fits_validation(evaluated: Path, tiny_run: Path) -> None:
+    stored = json.loads((tiny_run / "temperature.json").read_text())["best"]
+    splits = pd.read_csv(tiny_run / "splits.csv")
+    assert stored["images"] == (splits["split"] == "val").sum()
+    assert stored["temperature"]["nll_after"] <= stored["temperature"]["nll_before"]
+    assert len(stored["points"]) == 6
+
+
+def test_report_and_card(evaluated: Path) -> None:
+    html = (evaluated / "report.html").read_text()
+    for title in ("Discrimination", "Calibration", "Thresholds", "Where it looks", "Does it cheat", "Provenance"):
+        assert f"<h2>{title}</h2>" in html
+    for outside in ("http://", "https://", "<script", ' src="/'):
+        assert outside not in html
+    card = (evaluated / "model_card.md").read_text()
+    assert "TO BE FILLED IN BY THE AUTHORS" in card
+    assert "not for diagnosis" in card
+
+
+def test_tensorboard_has_scalars_and_figures(evaluated: Path, tiny_run: Path) -> None:
+    events = list(tiny_run.glob("events.out.tfevents.*.evaluation-test"))
+    assert len(events) == 1
+    board = EventAccumulator(str(events[0]), size_guidance={"images": 0})
+    board.Reload()
+    assert "evaluation/test/accuracy" in board.Tags()["scalars"]
+    assert set(board.Tags()["images"]) == {f"evaluation/test/{name}" for name in FIGURES}
+
+
+def test_external_images_with_other_names_and_a_missing_class(
+    command: InProcess, evaluated: Path, tiny_run: Path, workplace: Path
+) -> None:
+    phantoms = pd.read_csv(next(workplace.glob("data/phantoms*/**/manifest.csv")))
+    folder = next(workplace.glob("data/phantoms*/**/manifest.csv")).parent
+    kept = phantoms[phantoms["label"] != "pneumonia"].head(12)
+    kept = kept.assign(label=kept["label"].map({"covid-19": "Covid 19", "normal": "healthy"}))
+    kept = kept.assign(path=[str(folder / path) for path in kept["path"]])
+    kept[["path", "label", "patient_id"]].to_csv(workplace / "other.csv", index=False)
+    line = f"evaluate run={tiny_run} data=manifest data.manifest=other.csv resamples=20 saliency=false name=other"
+    mistake(command(line), "no class 'healthy'")
+    code, _, err = command(f"{line} class_map={{healthy:normal}}")
+    assert code == 0, err
+    found: Any = numbers(tiny_run / "evaluation" / "other")
+    assert found["variants"]["calibrated"]["cases"]["pneumonia"] == 0
+    assert "none of class pneumonia" in found["data"]
+    assert any("no test case at all" in words for words in found["variants"]["calibrated"]["warnings"])
+    assert any("byte for byte" in words for words in found["leaks"]), "phantoms of the run's training split"
+
+
+def test_folds_are_pooled(command: InProcess, evaluated: Path, tiny_run: Path, workplace: Path) -> None:
+    sweep = workplace / "sweep"
+    shutil.rmtree(sweep, ignore_errors=True)
+    sweep.mkdir()
+    for fold in (0, 1):
+        run = copy_run(tiny_run, f"fold-{fold}")
+        text = (run / "config.yaml").read_text().replace("folds: null", "folds: 2")
+        (run / "config.yaml").write_text(text.replace("fold: 0", f"fold: {fold}"))
+        if fold == 1:
+            table = pd.read_csv(run / "splits.csv", dtype=str)
+            table["split"] = table["split"].replace({"test": "val", "val": "test"})
+            table.to_csv(run / "splits.csv", index=False)
+        shutil.move(run, sweep / f"fold-{fold}")
+    code, _, err = command(f"evaluate run={sweep} resamples=20 saliency=false")
+    assert code == 0, err
+    found: Any = numbers(sweep / "evaluation" / "test")
+    parts: Any = [numbers(sweep / f"fold-{fold}" / "evaluation" / "test") for fold in (0, 1)]
+    accuracies = [part["variants"]["calibrated"]["metrics"]["accuracy"]["value"] for part in parts]
+    assert found["folds"]["accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
+    assert found["folds"]["accuracy"]["sd"] == pytest.approx(np.std(accuracies, ddof=1))
+    total = sum(np.array(part["variants"]["calibrated"]["confusion"]) for part in parts)
+    assert found["pooled"]["confusion"] == total.tolist()
+    mistake(command(f"compare runs=[{sweep}/fold-0,{sweep}/fold-1] resamples=20"), "only in the first")
+    (sweep / "fold-1" / "metrics.json").unlink()
+    mistake(command(f"evaluate run={sweep}"), "one finished run only")
+
+
+def test_compare_a_run_with_itself_under_another_name(
+    command: InProcess, evaluated: Path, tiny_run: Path, workplace: Path
+) -> None:
+    twin = workplace / "twin" / "evaluation" / "test"
+    twin.mkdir(parents=True, exist_ok=True)
+    shutil.copy(evaluated / "predictions.csv", twin)
+    code, _, err = command(f"compare runs=[{tiny_run},{workplace}/twin] output=compared resamples=50")
+    assert code == 0, err
+    found = json.loads((workplace / "compared" / "comparison.json").read_text())["comparisons"][0]
+    assert found["mcnemar"]["p"] == 1
+    assert found["differences"]["accuracy"]["value"] == 0
+    assert (workplace / "compared" / "comparison.png").is_file()
+    with (workplace / "compared" / "comparison.csv").open() as file:
+        assert {"accuracy", "macro_auroc"} <= {row["metric"] for row in csv.DictReader(file)}
+    mistake(command(f"compare runs=[{tiny_run},{tiny_run}]"), "twice")
+    mistake(command(f"compare runs=[{tiny_run},{workplace}]"), "has no evaluation 'test'")
+
+
+MISTAKES = {
+    "no run": ("evaluate", "run must be given"),
+    "no folder": ("evaluate run=nowhere", "is no folder"),
+    "no run folder": ("evaluate run=data", "is no run folder"),
+    "checkpoint": ("evaluate run={run} checkpoint=first", "checkpoint must be best or last"),
+    "split": ("evaluate run={run} split=all", "split must be"),
+    "resamples": ("evaluate run={run} resamples=0", "resamples must be"),
+    "tta": ("evaluate run={run} tta=maybe", "tta must be"),
+    "name": ("evaluate run={run} name=../x", "name must be"),
+    "prevalence": ("evaluate run={run} prevalence={{covid-19:2}}", "prevalence.covid-19 must lie"),
+    "prevalence of no class": ("evaluate run={run} prevalence={{flu:0.5}} saliency=false", "'flu' is no class"),
+    "accelerator": ("evaluate run={run} accelerator=abacus", "accelerator must be"),
+    "data": ("evaluate run={run} data=manifest data.manifest=none.csv", "none.csv does not exist"),
+    "data not given": ("evaluate run={run} data=folder", "data.root must be given"),
+    "one run to compare": ("compare runs=[{run}]", "at least two"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes(name: str, command: InProcess, tiny_run: Path) -> None:
+    line, expected = MISTAKES[name]
+    mistake(command(line.format(run=tiny_run)), expected)
+
+
+class Evil:
+    """Unpickling this writes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.file,)
+
+
+def test_no_checkpoint_is_unpickled_as_code(command: InProcess, tiny_run: Path, tmp_path: Path) -> None:
+    run = copy_run(tiny_run, "evil", checkpoints=False)
+    mistake(command(f"evaluate run={run}"), "does not exist")
+    proof, file = tmp_path / "proof", run / "checkpoints" / "best.ckpt"
+    torch.save({"state_dict": Evil(proof)}, file)
+    mistake(command(f"evaluate run={run}"), "cannot be read as tensors")
+    file.write_bytes(pickle.dumps(Evil(proof)))
+    mistake(command(f"evaluate run={run}"), "cannot be read as tensors")
+    assert not proof.exists()
+
+
+def test_damaged_and_foreign_checkpoints(command: InProcess, tiny_run: Path) -> None:
+    run = copy_run(tiny_run, "damaged", checkpoints=False)
+    file = run / "checkpoints" / "best.ckpt"
+    file.write_bytes((tiny_run / "checkpoints" / "best.ckpt").read_bytes()[:5000])
+    mistake(command(f"evaluate run={run}"), "cannot be read as tensors")
+    torch.save({"state_dict": {"weight": torch.zeros(3)}}, file)
+    mistake(command(f"evaluate run={run}"), "does not fit")
+    file.write_bytes((tiny_run / "checkpoints" / "best.ckpt").read_bytes())
+    table = pd.read_csv(run / "splits.csv", dtype=str)
+    table[table["label"] != "normal"].to_csv(run / "splits.csv", index=False)
+    mistake(command(f"evaluate run={run}"), "does not fit")
+    table[table["split"] != "test"].to_csv(run / "splits.csv", index=False)
+    mistake(command(f"evaluate run={run}"), "has no test images")
+
+
+def test_a_configuration_may_not_name_foreign_code(command: InProcess, tiny_run: Path) -> None:
+    run = copy_run(tiny_run, "foreign")
+    config = (run / "config.yaml").read_text()
+    for target in ("os.system", "covid_xray.model.weights.torch.load"):
+        (run / "config.yaml").write_text(config.replace("covid_xray.model.network.TransferResNet", target))
+        mistake(command(f"evaluate run={run}"), "code outside this project")
+
+
+def test_corner_views_show_the_corners() -> None:
+    images = torch.zeros(1, 1, 54, 54, dtype=torch.uint8)
+    images[..., :14, :14] = 255
+    means = [float(corner_view(images, view).float().mean()) for view in range(8)]
+    assert means[0] == pytest.approx(means[4])
+    assert means[0] > 1.5 * float(images.float().mean())
+    assert means[1] == means[2] == means[3] == 0
+    assert torch.equal(corner_view(images, 4), corner_view(images, 0).flip(-1))

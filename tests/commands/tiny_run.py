@@ -1,0 +1,71 @@
+"""One tiny run for all tests of what comes after training, and commands within this process: no waiting for imports."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Command
+from hydra.core.global_hydra import GlobalHydra
+
+from covid_xray import cli
+
+InProcess = Callable[[str], tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def tiny_run(covid_xray: Command, workplace: Path) -> Path:
+    """Folder of a finished run; tests may write into its evaluation folder, but change nothing else."""
+    folder = workplace / "tiny-run"
+    if not (folder / "metrics.json").is_file():
+        result = covid_xray("train", "experiment=tiny", "run_dir=tiny-run", timeout=600)
+        assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def command(workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> InProcess:
+    """Run a command line within this process, in the workplace: exit code, output and errors."""
+
+    def run(line: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(workplace)
+        monkeypatch.setattr(sys, "argv", ["covid-xray", *line.split(" ")])
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        GlobalHydra.instance().clear()
+        capfd.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+def mistake(result: tuple[int, str, str], expected: str) -> None:
+    """Check that a command said one sentence and nothing else."""
+    code, out, err = result
+    assert code == 2, out + err
+    assert err.startswith("covid-xray: ")
+    assert expected in err
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in out + err
+
+
+def copy_run(run: Path, name: str, checkpoints: bool = True) -> Path:
+    """A copy of a run that a test may damage; without its evaluations."""
+    copy = run.with_name(name)
+    shutil.rmtree(copy, ignore_errors=True)
+    left_out = ["evaluation", "export", "temperature.json", *([] if checkpoints else ["*.ckpt"])]
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns(*left_out, "events.*"))
+    return copy
+
+
+def numbers(folder: Path) -> dict[str, object]:
+    """What an evaluation found."""
+    found: dict[str, object] = json.loads((folder / "metrics.json").read_text())
+    return found
