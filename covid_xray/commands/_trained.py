@@ -200,10 +200,15 @@ def _targets(node: Any) -> list[str]:
 
 
 def _load_weights(module: "XrayClassifier", file: Path) -> None:
+    import warnings
+
     from covid_xray.model.weights import read_state_dict
 
     try:
-        module.load_state_dict(read_state_dict(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch thinks of a pickle that it then refuses
+            state = read_state_dict(file)
+        module.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).splitlines()[-1].split())
         raise UserError(f"{file} does not fit the run's model and classes ({reason[:200]})") from None

@@ -228,7 +228,7 @@ def test_a_configuration_may_not_name_foreign_code(command: InProcess, tiny_run:
 
 def test_corner_views_show_the_corners() -> None:
     images = torch.zeros(1, 1, 54, 54, dtype=torch.uint8)
-    images[..., :14, :14] = 255
+    images[..., :12, :12] = 255
     means = [float(corner_view(images, view).float().mean()) for view in range(8)]
     assert means[0] == pytest.approx(means[4])
     assert means[0] > 1.5 * float(images.float().mean())

@@ -1,0 +1,202 @@
+"""Predictions row by row, also after a kill, and exported networks that answer as PyTorch does."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+from tiny_run import InProcess, command, copy_run, mistake, tiny_run
+
+from covid_xray.commands import predict
+from covid_xray.commands._prediction_file import PredictionFile, list_images
+from covid_xray.data.augmentation import squish
+from covid_xray.data.images import read_image, write_png
+from covid_xray.model.masked import BordersOnlyResNet
+
+__all__ = ["command", "tiny_run"]
+CLASSES = ("covid-19", "normal", "pneumonia")
+
+
+@pytest.fixture(scope="module")
+def pictures(workplace: Path) -> Path:
+    """Nine images in two folders, two of them broken."""
+    folder = workplace / "pictures"
+    (folder / "more").mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    for number in range(7):
+        place = folder / ("more" if number > 4 else ".") / f"{number}.png"
+        write_png(place, random.integers(0, 256, (60, 50), dtype=np.uint8))
+    (folder / "3-broken.png").write_text("no image")
+    (folder / "more" / "9.png").write_bytes(b"")
+    (folder / "notes.md").write_text("not read")
+    return folder
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_a_folder_in_order_with_broken_files_told(
+    command: InProcess, tiny_run: Path, pictures: Path, workplace: Path
+) -> None:
+    code, out, err = command(f"predict run={tiny_run} input=pictures output=all.csv overwrite=true batch_size=2")
+    assert code == 0, err
+    assert "9 images, 2 broken" in out
+    assert "not for diagnosis" in out
+    found = rows(workplace / "all.csv")
+    assert [Path(row["path"]).name for row in found] == [
+        "0.png",
+        "1.png",
+        "2.png",
+        "3-broken.png",
+        "3.png",
+        "4.png",
+        "5.png",
+        "6.png",
+        "9.png",
+    ]
+    broken = [row for row in found if row["error"]]
+    assert [row["error"] for row in broken] == ["it is no image of a known format", "it is empty"]
+    assert all(row["prediction"] == "" for row in broken)
+    for row in found:
+        if not row["error"]:
+            chances = [float(row[f"p_{name}"]) for name in CLASSES]
+            assert sum(chances) == pytest.approx(1, abs=1e-4)
+            assert row["prediction"] == CLASSES[int(np.argmax(chances))]
+    assert not list(workplace.glob("all.csv.part*"))
+    mistake(command(f"predict run={tiny_run} input=pictures output=all.csv"), "exists already")
+
+
+def test_probabilities_are_those_of_evaluate(command: InProcess, tiny_run: Path, workplace: Path) -> None:
+    code, _, err = command(f"evaluate run={tiny_run} resamples=5 saliency=false name=same")
+    assert code == 0, err
+    table = pd.read_csv(tiny_run / "evaluation" / "same" / "predictions.csv")
+    manifest = next(workplace.glob("data/phantoms*/**/manifest.csv"))
+    (workplace / "list.txt").write_text(
+        "# tested\n\n" + "".join(f"{manifest.parent / path}\n" for path in table["path"])
+    )
+    code, _, err = command(f"predict run={tiny_run} input=list.txt output=list.jsonl overwrite=true")
+    assert code == 0, err
+    found = [json.loads(line) for line in (workplace / "list.jsonl").read_text().splitlines()]
+    for name in CLASSES:
+        assert [row[f"p_{name}"] for row in found] == pytest.approx(list(table[f"p_{name}"]), abs=2e-2)
+
+
+def test_a_killed_prediction_continues_to_the_same_file(
+    command: InProcess, tiny_run: Path, pictures: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"predict run={tiny_run} input=pictures batch_size=2 overwrite=true output="
+    assert command(line + "whole.csv")[0] == 0
+    append, calls = PredictionFile.append, []
+
+    def killed(self: PredictionFile, *arguments: object) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            with self.part.open("a") as file:
+                file.write("pictures/half a ro")
+            raise KeyboardInterrupt
+        append(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PredictionFile, "append", killed)
+    with pytest.raises(KeyboardInterrupt):
+        command(line + "cut.csv")
+    monkeypatch.setattr(PredictionFile, "append", append)
+    assert not (workplace / "cut.csv").exists()
+    mistake(command(line + "cut.csv confidence=0.9"), "begun with other settings (confidence)")
+    code, out, err = command(line + "cut.csv")
+    assert code == 0, err
+    assert "Continuing after 4 images" in out
+    assert (workplace / "cut.csv").read_bytes() == (workplace / "whole.csv").read_bytes()
+
+
+def test_flags_follow_the_thresholds(command: InProcess, tiny_run: Path, pictures: Path, workplace: Path) -> None:
+    line = f"predict run={tiny_run} input=pictures/0.png overwrite=true output=flags.csv"
+    assert command(f"{line} confidence=1")[0] == 0
+    assert predict.UNSURE in rows(workplace / "flags.csv")[0]["flag"]
+    assert command(f"{line} confidence=0")[0] == 0
+    assert predict.UNSURE not in rows(workplace / "flags.csv")[0]["flag"]
+    stored = json.loads((tiny_run / "temperature.json").read_text())
+    run = copy_run(tiny_run, "strict")
+    stored["best"]["energy_limit"] = -1e9
+    (run / "temperature.json").write_text(json.dumps(stored))
+    assert command(f"{line.replace('tiny-run', 'strict')}")[0] == 0
+    assert predict.UNLIKE in rows(workplace / "flags.csv")[0]["flag"]
+
+
+def test_inputs(pictures: Path) -> None:
+    assert len(list(list_images(str(pictures)))) == 9
+    assert [Path(file).name for file in list_images(f"{pictures}/[01].png")] == ["0.png", "1.png"]
+    assert list(list_images(str(pictures / "0.png"))) == [str(pictures / "0.png")]
+
+
+MISTAKES = {
+    "no input": ("predict run={run} output=x.csv", "input must be given"),
+    "input missing": ("predict run={run} input=nowhere output=x.csv", "input=nowhere does not exist"),
+    "nothing to read": ("predict run={run} input=empty-folder output=x.csv", "holds no images"),
+    "format": ("predict run={run} input=pictures output=x.xlsx", "format must be csv or jsonl"),
+    "folder as output": ("predict run={run} input=pictures output=pictures format=csv", "is a folder"),
+    "confidence": ("predict run={run} input=pictures output=x.csv confidence=2", "confidence must lie"),
+    "batch size": ("predict run={run} input=pictures output=x.csv batch_size=0", "batch_size must be"),
+    "run": ("predict run=pictures input=pictures output=x.csv", "is no run folder"),
+    "export format": ("export run={run} format=tflite", "format must be onnx or safetensors"),
+    "tolerance": ("export run={run} tolerance=0", "tolerance must be"),
+    "export run": ("export run=pictures", "is no run folder"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes(name: str, command: InProcess, tiny_run: Path, pictures: Path, workplace: Path) -> None:
+    (workplace / "empty-folder").mkdir(exist_ok=True)
+    line, expected = MISTAKES[name]
+    mistake(command(line.format(run=tiny_run)), expected)
+
+
+def test_onnx_answers_as_predict_does(command: InProcess, tiny_run: Path, pictures: Path, workplace: Path) -> None:
+    code, out, err = command(f"export run={tiny_run} output=model.onnx")
+    assert code == 0, err
+    assert "largest difference from PyTorch" in out
+    metadata = {entry.key: entry.value for entry in onnx.load(workplace / "model.onnx").metadata_props}
+    size = int(metadata["image_size"])
+    assert json.loads(metadata["classes"]) == list(CLASSES)
+    assert float(metadata["temperature"]) > 0
+    assert "not for diagnosis" in metadata["use"]
+    assert command(f"predict run={tiny_run} input=pictures/?.png overwrite=true output=onnx.csv")[0] == 0
+    found = rows(workplace / "onnx.csv")
+    images = np.stack([squish(read_image(workplace / row["path"]), size) for row in found])[:, None]
+    session = onnxruntime.InferenceSession(workplace / "model.onnx")
+    for count in (1, 5):
+        chances = session.run(["probabilities"], {"images": images[:count]})[0]
+        for row, values in zip(found, chances, strict=False):
+            # Training, and so predict, may compute in bfloat16; the exported file never does.
+            assert [float(row[f"p_{name}"]) for name in CLASSES] == pytest.approx(values.tolist(), abs=2e-2)
+
+
+def test_safetensors_hold_the_weights_and_what_they_mean(command: InProcess, tiny_run: Path, workplace: Path) -> None:
+    code, _, err = command(f"export run={tiny_run} format=safetensors output=out/model.safetensors")
+    assert code == 0, err
+    state = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    with safe_open(workplace / "out" / "model.safetensors", framework="pt") as file:
+        assert set(file.keys()) == set(state)
+        assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in state.items())
+        assert json.loads(file.metadata()["classes"]) == list(CLASSES)
+    assert json.loads((workplace / "out" / "model.json").read_text())["image_size"] == 48
+    assert "TransferResNet" in (workplace / "out" / "model.yaml").read_text()
+
+
+def test_a_borders_only_network_is_blind_to_the_centre() -> None:
+    network = BordersOnlyResNet(3, architecture="resnet18").eval()
+    images = torch.randn(2, 3, 64, 64)
+    other = images.clone()
+    other[..., 8:56, 8:56] = torch.randn(2, 3, 48, 48)
+    assert torch.equal(network(images), network(other))
+    other[..., 0, 0] += 5
+    assert not torch.equal(network(images), network(other))
+    black = (0 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    assert torch.allclose(network.mask(images)[0, :, 32, 32], black)
