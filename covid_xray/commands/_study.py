@@ -16,6 +16,7 @@ from covid_xray.commands._test_images import (
     content_hashes,
     external_images,
     leak_warnings,
+    marked_leaks,
     own_images,
     read_records,
 )
@@ -116,7 +117,7 @@ def make_study(cfg: DictConfig, run: TrainedRun) -> Study:
         raise UserError(f"prevalence: {unknown[0]!r} is no class; use {', '.join(run.class_names)}")
     table, records, own = find_images(cfg, run)
     table = table.assign(sha256=content_hashes(list(table["file"])))
-    leaks = leak_warnings(table, run.splits, records, own)
+    leaks = (marked_leaks(run.folder.metrics) if own else ()) + leak_warnings(table, run.splits, records, own)
     calibration, no_calibration = calibration_of(run, records, cfg.num_workers)
     probed = _probed_rows(table, cfg.seed)
     masks = {CENTRE_BLACK: blacken_centre, CENTRE_ONLY: keep_centre, NO_BORDER: _without_border}

@@ -2,8 +2,10 @@
 
 import hashlib
 import inspect
+import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -140,6 +142,17 @@ def leak_warnings(
             "the figures are too good."
         )
     return tuple(words)
+
+
+def marked_leaks(metrics: Path) -> tuple[str, ...]:
+    """The mark that training left where its audit found leaks and was told to go on."""
+    try:
+        found = float(json.loads(metrics.read_text(encoding="utf-8")).get("leaks", 0))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return ()
+    if not found:
+        return ()
+    return (f"Leak: the run was trained although its audit had {found:.0f} findings; its own figures are too good.",)
 
 
 def _plain(name: str) -> str:
