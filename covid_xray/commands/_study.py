@@ -129,9 +129,9 @@ def make_study(cfg: DictConfig, run: TrainedRun) -> Study:
         predictions = raw.with_probabilities(apply_temperature(outputs.logits[inference.WHOLE], value))
     variants = {AS_TRAINED: raw} | ({CALIBRATED: predictions} if calibration is not None else {})
     variants |= _augmented(cfg, run, table, raw) if cfg.tta else {}
-    conditions = {
-        name: estimate(_predictions(run, table, logits, 1.0), cfg.resamples, cfg.seed)
-        for name, logits in outputs.logits.items()
+    estimates = {name: estimate(part, cfg.resamples, cfg.seed) for name, part in variants.items()}
+    conditions = {inference.WHOLE: estimates[AS_TRAINED]} | {
+        name: estimate(_predictions(run, table, outputs.logits[name], 1.0), cfg.resamples, cfg.seed) for name in masks
     }
     gallery, no_gallery = _gallery(cfg, run, table, predictions)
     probes, source_text = _probes(table.iloc[probed], outputs.features, cfg.seed)
@@ -141,7 +141,7 @@ def make_study(cfg: DictConfig, run: TrainedRun) -> Study:
         own,
         predictions,
         raw,
-        {name: estimate(part, cfg.resamples, cfg.seed) for name, part in variants.items()},
+        estimates,
         calibration,
         no_calibration,
         _thresholds(cfg, predictions, calibration),
