@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import cv2
 import pandas as pd
 import torch
 from lightning import LightningDataModule
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from covid_xray.data.audit import audit, patient_groups, refuse_leaks, refuse_unreadable
 from covid_xray.data.augmentation import Augmentation
+from covid_xray.data.cache import StoredImages, open_store
 from covid_xray.data.dataset import Batch, XrayDataset, collate
 from covid_xray.data.fingerprints import Fingerprints, fingerprint_files
 from covid_xray.data.manifest import map_classes, read_folder, read_manifest
@@ -48,6 +49,8 @@ class XrayDataModule(LightningDataModule):
         normalization: ``imagenet`` (statistics of ImageNet), or ``batch`` (of one augmented training batch, as the
             article did).
         num_workers: Loader processes; None for what the machine has.
+        cache: Folder of images squished once to the schedule's largest size, or ``off``; see `covid_xray.data.cache`.
+            It changes no pixel: without it, every image is read and squished to that size every time.
         audit_cache: Folder that remembers what the audit read; None reads every image anew.
         allow_leakage: Whether to go on where the same image or patient is on two sides; ``audit.leaks()`` says which.
 
@@ -68,6 +71,7 @@ class XrayDataModule(LightningDataModule):
         fold: int = 0,
         normalization: str = "imagenet",
         num_workers: int | None = None,
+        cache: str | bool | None = None,
         audit_cache: str | None = None,
         allow_leakage: bool = False,
     ) -> None:
@@ -77,6 +81,8 @@ class XrayDataModule(LightningDataModule):
         bad_workers = isinstance(num_workers, bool) or not isinstance(num_workers, int | None)
         if bad_workers or (num_workers is not None and num_workers < 0):
             raise UserError(f"data.num_workers must be a whole number of at least 0, or null, not {num_workers!r}")
+        if cache is True or not isinstance(cache, str | bool | None):
+            raise UserError(f"data.cache must be a folder or off, not {cache!r}")
         if not isinstance(allow_leakage, bool):
             raise UserError(f"data.allow_leakage must be true or false, not {allow_leakage!r}")
         fingerprints = fingerprint_files(records["file"].tolist(), Path(audit_cache) if audit_cache else None)
@@ -84,6 +90,7 @@ class XrayDataModule(LightningDataModule):
             records = records.assign(group=patient_groups(records, fingerprints))
         shares = {"val_share": val_share, "test_share": test_share, "folds": folds, "fold": fold, "seed": seed}
         self.records = split_records(records.assign(row=range(len(records))), split, **shares)
+        self.records = self.records.assign(position=range(len(self.records)))
         rows = self.records["row"].to_numpy()
         self.audit = audit(self.records, Fingerprints(*(field[rows] for field in fingerprints)))
         refuse_unreadable(self.audit)
@@ -94,6 +101,10 @@ class XrayDataModule(LightningDataModule):
         self.normalization = normalization
         self.num_workers = default_workers() if num_workers is None else num_workers
         self.tested = "test"  # or "unseen": see `subset`
+        self._pixels = fingerprints.pixels[rows]
+        # YAML reads a bare `off` as false.
+        self._cache = None if cache in ("off", False, None) else Path(str(cache))
+        self._stored: StoredImages | None = None
         self._loaders: dict[str, Loader] = {}
         self._check_batches()
 
@@ -136,11 +147,22 @@ class XrayDataModule(LightningDataModule):
             table = self.records[self.records["split"] == split]
         return table.sort_values("path", kind="stable")
 
+    def prepare_data(self) -> None:
+        """Make the cache, once per machine, before anything waits for a batch."""
+        self._open_cache()
+
     def dataset(self, split: str) -> XrayDataset:
         """Images of a `subset`."""
         table = self.subset(split)
         numbers = {name: number for number, name in enumerate(self.class_names)}
-        return XrayDataset(table["file"].tolist(), [numbers[label] for label in table["label"]], self.augment)
+        stored = self._open_cache()
+        return XrayDataset(
+            table["file"].tolist(),
+            [numbers[label] for label in table["label"]],
+            self.augment,
+            self.schedule.max_image_size,
+            None if stored is None else stored.take(table["position"].to_numpy()),
+        )
 
     def train_dataloader(self) -> Loader:
         """Training batches of the current epoch, from the first one that is not yet trained on."""
@@ -166,7 +188,7 @@ class XrayDataModule(LightningDataModule):
         phase = self.schedule.at(0).phase
         dataset, batches = self.dataset("train"), TrainBatches(len(self.subset("train")), self.seed)
         batches.begin(0, phase.batch_size, phase.image_size)
-        pixels = np.stack([dataset[sample][0] for sample in next(iter(batches))]) / 255
+        pixels = dataset.__getitems__(next(iter(batches)))[0].numpy() / 255
         return (float(pixels.mean()),) * 3, (float(pixels.std()),) * 3
 
     def write_splits(self, path: Path) -> None:
@@ -179,6 +201,12 @@ class XrayDataModule(LightningDataModule):
     def counts(self) -> pd.DataFrame:
         """Images per class (rows) and split (columns)."""
         return pd.crosstab(self.records["label"], self.records["split"]).reindex(columns=list(SPLITS), fill_value=0)
+
+    def _open_cache(self) -> StoredImages | None:
+        if self._cache is not None and self._stored is None:
+            files, side = self.records["file"].tolist(), self.schedule.max_image_size
+            self._stored = open_store(self._cache, files, self._pixels, side)
+        return self._stored
 
     def _progress(self) -> tuple[int, int]:
         """Epoch, and number of its batches that are done: more than 0 only where a run resumes within an epoch."""
@@ -211,7 +239,7 @@ class XrayDataModule(LightningDataModule):
                 collate_fn=collate,
                 persistent_workers=self.num_workers > 0 and split in ("train", "val"),
                 pin_memory=torch.cuda.is_available(),
-                worker_init_fn=_leave_signals_to_parent,
+                worker_init_fn=_start_worker,
             )
         return self._loaders[split]
 
@@ -233,13 +261,14 @@ def default_workers() -> int:
     return max(1, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _leave_signals_to_parent(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     """Let the training process answer a stop signal, which a terminal or scheduler sends to its workers as well.
 
     After SIGTERM a worker has a minute left, so that one whose parent does not end it still ends.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
+    cv2.setNumThreads(0)  # the workers themselves are what keeps the cores busy
 
 
 __all__ = ["Batch", "XrayDataModule", "default_workers"]

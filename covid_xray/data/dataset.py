@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from covid_xray.data.augmentation import Augmentation
+from covid_xray.data.augmentation import Augmentation, squish
+from covid_xray.data.cache import StoredImages
 from covid_xray.data.images import GreyImage, read_image
 from covid_xray.data.sampling import Sample
 
@@ -15,21 +16,29 @@ Batch = tuple[Tensor, Tensor]
 
 
 class XrayDataset(Dataset[tuple[GreyImage, int]]):
-    """Images as files, read when asked for.
+    """Images as files, or squished before in a store, read when asked for.
 
     Args:
         files: Paths of the images.
         labels: Class number of every image.
         augment: Applied to samples that carry a seed; the others are squished only.
+        squish_to: Side that every image is squished to before anything else; None: not.
+        stored: The images, squished to that side; None: they are read from their files. The pixels are the same.
     """
 
-    def __init__(self, files: Sequence[str], labels: Sequence[int], augment: Augmentation) -> None:
+    def __init__(
+        self,
+        files: Sequence[str],
+        labels: Sequence[int],
+        augment: Augmentation,
+        squish_to: int | None = None,
+        stored: StoredImages | None = None,
+    ) -> None:
         # One array each, not a list of objects: reference counts of a list are written to in every worker, which
         # copies its memory pages one by one.
         self.files = np.asarray(files, dtype=np.bytes_) if all(map(str.isascii, files)) else np.asarray(files)
         self.labels = np.asarray(labels, dtype=np.int64)
-        self.augment = augment
-        self.plain = Augmentation()
+        self.augment, self.squish_to, self.stored = augment, squish_to, stored
 
     def __len__(self) -> int:
         """Number of images."""
@@ -37,16 +46,35 @@ class XrayDataset(Dataset[tuple[GreyImage, int]]):
 
     def __getitem__(self, sample: Sample) -> tuple[GreyImage, int]:
         """Grey image (size, size), uint8, and its class number."""
-        file = self.files[sample.row]
-        image = read_image(file.decode() if isinstance(file, bytes) else str(file))
+        image = self._image(sample.row)
         if sample.seed is None:
-            image = self.plain(image, sample.image_size, ())
+            image = squish(image, sample.image_size)
         else:
             image = self.augment(image, sample.image_size, sample.seed)
         return image, int(self.labels[sample.row])
 
+    def __getitems__(self, samples: Sequence[Sample]) -> Batch:
+        """Images (batch, 1, size, size), uint8, and labels (batch,), int64; asked for by the loader."""
+        size = samples[0].image_size
+        images = np.empty((len(samples), 1, size, size), dtype=np.uint8)
+        labels = np.empty(len(samples), dtype=np.int64)
+        for position, sample in enumerate(samples):
+            images[position, 0], labels[position] = self[sample]
+        if self.stored is not None:
+            self.stored.release()
+        return torch.from_numpy(images), torch.from_numpy(labels)
 
-def collate(samples: list[tuple[GreyImage, int]]) -> Batch:
-    """Stack to images (batch, 1, size, size), uint8, and labels (batch,), int64."""
+    def _image(self, row: int) -> GreyImage:
+        if self.stored is not None:
+            return self.stored[row]
+        file = self.files[row]
+        image = read_image(file.decode() if isinstance(file, bytes) else str(file))
+        return image if self.squish_to is None else squish(image, self.squish_to)
+
+
+def collate(samples: Batch | list[tuple[GreyImage, int]]) -> Batch:
+    """Stack to images (batch, 1, size, size), uint8, and labels (batch,), int64; a batch stays as it is."""
+    if isinstance(samples, tuple):
+        return samples
     images = torch.from_numpy(np.stack([image for image, _ in samples])).unsqueeze(1)
     return images, torch.tensor([label for _, label in samples])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from covid_xray.data.images import ImageError, read_image
+from covid_xray.data.images import GreyImage, ImageError, read_image
 from covid_xray.data.near_duplicates import THUMBNAIL, Hashes, traits
 from covid_xray.data.parallel import map_files
 
@@ -84,12 +84,17 @@ def fingerprint(file: str) -> NDArray[np.void]:
     except ImageError as error:
         row["reason"] = error.reason.encode("utf-8", "replace")
         return row
-    digest = hashlib.sha256(repr(image.shape).encode())
-    digest.update(np.ascontiguousarray(image).data)
-    row["pixels"] = digest.hexdigest()[:32]
+    row["pixels"] = pixel_digest(image)
     row["hash"], row["thumbnail"] = traits(image)
     row["height"], row["width"] = image.shape
     return row
+
+
+def pixel_digest(image: GreyImage) -> str:
+    """Digest of an image's pixels and shape, 32 hexadecimal digits."""
+    digest = hashlib.sha256(repr(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()[:32]
 
 
 def _key(file: str) -> str:
