@@ -149,7 +149,7 @@ def answer_batch(
 
 def plain_images(run: TrainedRun, files: Sequence[str]) -> Tensor:
     """Some images at the run's size, as uint8 (n, 1, s, s)."""
-    dataset = XrayDataset(files, [0] * len(files), Augmentation())
+    dataset = XrayDataset(files, [0] * len(files), Augmentation(), run.squish_to)
     return collate([dataset[Sample(row, run.image_size, None)] for row in range(len(files))])[0]
 
 
@@ -174,7 +174,7 @@ def _batches(
 
     if not files:
         raise UserError("there are no images: the data set is empty")
-    dataset = XrayDataset(files, [0] * len(files), augment)
+    dataset = XrayDataset(files, [0] * len(files), augment, run.squish_to)
     step = run.batch_size
     batches = [list(samples[first : first + step]) for first in range(0, len(samples), step)]
     # Starting processes takes longer than a few images.

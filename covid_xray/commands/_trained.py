@@ -35,6 +35,7 @@ class TrainedRun:
         weights: SHA-256 of the checkpoint.
         module: The classifier in evaluation mode, on the device.
         image_size: Side of the last phase's images, in pixels.
+        squish_to: Side that training squished every image to before anything else: the largest phase's.
         batch_size: The last phase's.
         device: Where it computes.
         precision: Lightning's name of the precision that it computes in.
@@ -47,6 +48,7 @@ class TrainedRun:
     weights: str
     module: "XrayClassifier"
     image_size: int
+    squish_to: int
     batch_size: int
     device: "torch.device"
     precision: str
@@ -124,6 +126,7 @@ def load_run(run: str, checkpoint: str | None, accelerator: str = "auto", trust:
         file_hash(file),
         module,
         phase.image_size,
+        schedule.max_image_size,
         phase.batch_size,
         device,
         precision,

@@ -85,12 +85,13 @@ def _metadata(run: "TrainedRun") -> dict[str, Any]:
             calibration = calibration_of(run, read_records(run.cfg.data))[0]
         except UserError:
             print("Not calibrated: the run's validation images are not here, and it has no temperature.json")
-    size = run.image_size
+    size, first = run.image_size, run.squish_to
+    way = f"to {first} and then to {size} pixels" if first != size else f"to {size} pixels"
     return {
         "classes": list(run.class_names),
         "image_size": size,
         "input": f"images: uint8 (n, 1, {size}, {size}), grey, 0 black to 255 white",
-        "resizing": "both sides squished, whatever the aspect ratio: area average when shrinking, else bilinear",
+        "resizing": f"both sides squished {way}, whatever the aspect ratio: area average when shrinking, else bilinear",
         "normalisation": "inside: x / 255, minus mean, over std, the grey channel three times",
         "mean": [round(float(value), 9) for value in run.module.mean.flatten()],
         "std": [round(float(value), 9) for value in run.module.std.flatten()],

@@ -126,7 +126,7 @@ def _predict(
         Progress(*look, console=console, disable=not console.is_terminal) as bar,
     ):
         task = bar.add_task("images", total=None, completed=done)
-        for names, read in _read_ahead(pool, images, cfg.batch_size or run.batch_size, run.image_size):
+        for names, read in _read_ahead(pool, images, cfg.batch_size or run.batch_size, run):
             rows = _rows(run, calibration, limit, names, read)
             counts["images"] += len(rows)
             counts["broken"] += sum(bool(row["error"]) for row in rows)
@@ -137,10 +137,10 @@ def _predict(
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, images: Iterator[str], step: int, size: int
+    pool: ThreadPoolExecutor, images: Iterator[str], step: int, run: "TrainedRun"
 ) -> Iterator[tuple[list[str], list[Any]]]:
     """Read one batch while the one before is computed: two batches in memory, however many images there are."""
-    read = _reader(size)
+    read = _reader(run.squish_to, run.image_size)
     waiting: tuple[list[str], Any] | None = None
     while names := list(islice(images, step)):
         coming = (names, pool.map(read, names))
@@ -151,15 +151,13 @@ def _read_ahead(
         yield waiting[0], list(waiting[1])
 
 
-def _reader(size: int) -> Callable[[str], Any]:
-    from covid_xray.data.augmentation import Augmentation
+def _reader(first: int, size: int) -> Callable[[str], Any]:
+    from covid_xray.data.augmentation import squish
     from covid_xray.data.images import ImageError, read_image
-
-    plain = Augmentation()
 
     def read(path: str) -> Any:
         try:
-            return plain(read_image(path), size, ())
+            return squish(squish(read_image(path), first), size)
         except ImageError as error:
             return error.reason
         except UserError as error:  # of a missing library
