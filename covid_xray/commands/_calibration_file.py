@@ -1,8 +1,9 @@
 """What is learnt on a run's validation images and stored with it: temperature, thresholds, what looks unfamiliar."""
 
+import base64
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from covid_xray.commands._trained import TrainedRun
 
 FloatArray = npt.NDArray[np.float64]
+Features = npt.NDArray[np.float32]
 FALSE_ALARMS = 0.05
 
 
@@ -32,7 +34,8 @@ class Calibration:
         weights: SHA-256 of the checkpoint that it belongs to.
         images: Number of validation images.
         temperature: What logits are divided by.
-        energy_limit: Energy above which an image counts as unlike the training images.
+        unlike_limit: Value of `unlikeness` above which an image counts as unlike the training images.
+        features: Mean and spread of the validation images' features, float32 in base64; empty if there are none.
         confidence_limit: Calibrated probability of the predicted class below which an answer counts as unsure.
         points: Operating points of every class.
         warnings: What could not be learnt, in words.
@@ -41,24 +44,38 @@ class Calibration:
     weights: str
     images: int
     temperature: Temperature
-    energy_limit: float
+    unlike_limit: float
+    features: str
     confidence_limit: float
     points: tuple[OperatingPoint, ...]
     warnings: tuple[str, ...]
 
 
-def energy(logits: FloatArray) -> FloatArray:
-    """Energy of every image (n,) by its logits (n, c): high where no class is spoken for.
+def unlikeness(logits: FloatArray, features: Features | None, known: str) -> FloatArray:
+    """How unlike the validation images every image is (n,).
 
-    Source: Liu et al. 2020, Energy-based Out-of-distribution Detection, at temperature 1.
+    With features, their distance from the mean, in standard deviations, as root mean square over the features: noise
+    and other things that are no X-rays lie far off. Without, the energy of the logits (Liu et al. 2020), which is high
+    where no class is spoken for; it does not notice noise.
+
+    Args:
+        logits: Of every image (n, c).
+        features: Of every image (n, d), or None.
+        known: `Calibration.features`; empty for the energy.
     """
-    from scipy import special
+    if features is None or not known:
+        from scipy import special
 
-    score: FloatArray = -special.logsumexp(logits, axis=1)
-    return score
+        energy: FloatArray = -special.logsumexp(logits, axis=1)
+        return energy
+    centre, spread = np.frombuffer(base64.b64decode(known), dtype="<f4").reshape(2, -1).astype(np.float64)
+    distance: FloatArray = np.sqrt((((features - centre) / spread) ** 2).mean(axis=1))
+    return distance
 
 
-def learn(labels: Sequence[int], logits: FloatArray, class_names: Sequence[str], weights: str) -> Calibration:
+def learn(
+    labels: Sequence[int], logits: FloatArray, features: Features | None, class_names: Sequence[str], weights: str
+) -> Calibration:
     """Learn everything that validation images may teach; `FALSE_ALARMS` of them lie beyond either limit."""
     temperature = fit_temperature(labels, logits)
     probabilities = apply_temperature(logits, temperature.value)
@@ -69,11 +86,13 @@ def learn(labels: Sequence[int], logits: FloatArray, class_names: Sequence[str],
             points += [choose_operating_point(validation, name, rule) for rule in ("youden", "sensitivity")]
         except UserError as error:
             warnings.append(str(error))
+    known = "" if features is None else _summary(features)
     return Calibration(
         weights,
         len(labels),
         temperature,
-        float(np.quantile(energy(logits), 1 - FALSE_ALARMS)),
+        float(np.quantile(unlikeness(logits, features, known), 1 - FALSE_ALARMS)),
+        known,
         float(np.quantile(probabilities.max(axis=1), FALSE_ALARMS)),
         tuple(points),
         tuple(warnings),
@@ -93,7 +112,9 @@ def calibration_of(
     file = run.folder.path / "temperature.json"
     stored = _read(file)
     found = stored.get(run.checkpoint)
-    if found is not None and found.get("weights") == run.weights:
+    # One of another version of this software is made anew.
+    complete = isinstance(found, dict) and set(found) == {field.name for field in fields(Calibration)}
+    if complete and found["weights"] == run.weights:
         return _from_dict(found, file), ""
     if records is None:
         return None, "the run's validation images are not here, so nothing could be calibrated"
@@ -105,10 +126,17 @@ def calibration_of(
     except UserError as error:
         return None, str(error)
     numbers = {name: number for number, name in enumerate(run.class_names)}
-    outputs = infer(run, list(table["file"]), workers=workers, what="Validation images")
-    learnt = learn([numbers[label] for label in table["label"]], outputs.logits[WHOLE], run.class_names, run.weights)
+    files, labels = list(table["file"]), [numbers[label] for label in table["label"]]
+    outputs = infer(run, files, feature_rows=range(len(files)), workers=workers, what="Validation images")
+    learnt = learn(labels, outputs.logits[WHOLE], outputs.features, run.class_names, run.weights)
     write_atomically(file, json.dumps(stored | {run.checkpoint: asdict(learnt)}, indent=2) + "\n")
     return learnt, ""
+
+
+def _summary(features: Features) -> str:
+    # A feature that never varied would count without end where it varies by a hair.
+    spread = np.maximum(features.std(axis=0), 1e-3 * max(float(features.std()), 1e-6))
+    return base64.b64encode(np.stack([features.mean(axis=0), spread]).astype("<f4").tobytes()).decode("ascii")
 
 
 def _read(file: Path) -> dict[str, Any]:

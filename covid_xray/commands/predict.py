@@ -85,7 +85,7 @@ def _file(cfg: DictConfig, kind: str, run: "TrainedRun", calibration: "Calibrati
         "confidence": _limit(cfg, calibration),
         "precision": run.precision,
     }
-    return PredictionFile(Path(str(cfg.output)), kind, (*columns, "energy", "flag", "error"), origin)
+    return PredictionFile(Path(str(cfg.output)), kind, (*columns, "unlikeness", "flag", "error"), origin)
 
 
 def _limit(cfg: DictConfig, calibration: "Calibration | None") -> float:
@@ -172,26 +172,28 @@ def _rows(
     import numpy as np
     import torch
 
-    from covid_xray.commands._calibration_file import energy
+    from covid_xray.commands._calibration_file import unlikeness
     from covid_xray.commands._inference import answer_batch
     from covid_xray.evaluation.calibration import apply_temperature
 
     good = [image for image in read if not isinstance(image, str)]
-    logits = answer_batch(run, torch.from_numpy(np.stack(good)).unsqueeze(1))[0] if good else np.zeros((0, 2))
+    known, logits, features = calibration.features if calibration is not None else "", np.zeros((0, 2)), None
+    if good:
+        logits, features = answer_batch(run, torch.from_numpy(np.stack(good)).unsqueeze(1), bool(known))
     chances = apply_temperature(logits, calibration.temperature.value if calibration is not None else 1.0)
-    energies = energy(logits)
+    strangeness = unlikeness(logits, features, known)
     rows, at = [], 0
     for name, image in zip(names, read, strict=True):
         broken = isinstance(image, str)
         chance = None if broken else chances[at]
-        row: dict[str, Any] = {"path": name, "prediction": None, "confidence": None, "energy": None, "flag": ""}
+        row: dict[str, Any] = {"path": name, "prediction": None, "confidence": None, "unlikeness": None, "flag": ""}
         row |= {f"p_{k}": None if chance is None else float(chance[i]) for i, k in enumerate(run.class_names)}
         row["error"] = image if broken else ""
         if chance is not None:
-            best, own = int(chance.argmax()), float(energies[at])
-            strange = calibration is not None and own > calibration.energy_limit
+            best, own = int(chance.argmax()), float(strangeness[at])
+            strange = calibration is not None and own > calibration.unlike_limit
             flags = [word for word, yes in ((UNSURE, chance.max() < limit), (UNLIKE, strange)) if yes]
-            row |= {"prediction": run.class_names[best], "confidence": float(chance[best]), "energy": own}
+            row |= {"prediction": run.class_names[best], "confidence": float(chance[best]), "unlikeness": own}
             row["flag"] = "; ".join(flags)
             at += 1
         rows.append(row)

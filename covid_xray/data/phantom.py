@@ -23,7 +23,7 @@ from covid_xray.errors import UserError
 
 CLASSES = ("covid-19", "normal", "pneumonia")
 Plane = NDArray[np.float32]
-_VERSION = 2
+_VERSION = 3
 
 
 def draw_phantom(label: str, patient_seed: int, image_seed: int, size: int = 256) -> GreyImage:
@@ -163,7 +163,7 @@ def _no_disease(rng: np.random.Generator, x: Plane, y: Plane, left: Plane, right
 def _pneumonia(rng: np.random.Generator, x: Plane, y: Plane, left: Plane, right: Plane) -> Plane:
     side = int(rng.choice([-1, 1]))
     lung = left if side < 0 else right
-    strength = rng.uniform(0.2, 0.42)
+    strength = rng.uniform(0.28, 0.5)
     if rng.random() < 0.4:  # lobar: filled below or above an oblique fissure
         fissure = y - rng.uniform(-0.15, 0.2) - rng.uniform(-0.25, 0.25) * x
         lobe = _edge(-fissure if rng.random() < 0.65 else fissure, 0.025)
@@ -181,7 +181,7 @@ def _covid(rng: np.random.Generator, x: Plane, y: Plane, left: Plane, right: Pla
         for _ in range(rng.integers(1, 4)):
             cx, cy = side * rng.uniform(0.5, 0.72), rng.uniform(-0.3, 0.5)
             patch = _patch(rng, x, y, cx, cy, rng.uniform(0.1, 0.22), 0.3)
-            opacity = np.maximum(opacity, rng.uniform(0.14, 0.3) * patch)
+            opacity = np.maximum(opacity, rng.uniform(0.2, 0.38) * patch)
     return np.asarray(opacity * np.maximum(left, right), dtype=np.float32)
 
 

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from tiny_run import InProcess, command, copy_run, mistake, tiny_run
 
 from covid_xray.commands import predict
+from covid_xray.commands._calibration_file import learn, unlikeness
 from covid_xray.commands._prediction_file import PredictionFile, list_images
 from covid_xray.data.augmentation import squish
 from covid_xray.data.images import read_image, write_png
@@ -124,10 +125,23 @@ def test_flags_follow_the_thresholds(command: InProcess, tiny_run: Path, picture
     assert predict.UNSURE not in rows(workplace / "flags.csv")[0]["flag"]
     stored = json.loads((tiny_run / "temperature.json").read_text())
     run = copy_run(tiny_run, "strict")
-    stored["best"]["energy_limit"] = -1e9
+    stored["best"]["unlike_limit"] = -1e9
     (run / "temperature.json").write_text(json.dumps(stored))
     assert command(f"{line.replace('tiny-run', 'strict')}")[0] == 0
     assert predict.UNLIKE in rows(workplace / "flags.csv")[0]["flag"]
+
+
+def test_noise_is_unlike_what_was_seen_and_what_was_seen_is_not() -> None:
+    random = np.random.default_rng(0)
+    seen = random.normal(3, 1, (100, 40)).astype(np.float32)
+    logits = random.normal(0, 1, (100, 3))
+    labels = [int(label) for label in random.integers(0, 3, 100)]
+    learnt = learn(labels, logits, seen, CLASSES, "")
+    assert (unlikeness(logits, seen, learnt.features) > learnt.unlike_limit).sum() == 5
+    other = random.normal(3, 2, (50, 40)).astype(np.float32)
+    assert (unlikeness(logits[:50], other, learnt.features) > learnt.unlike_limit).all()
+    without = learn(labels, logits, None, CLASSES, "")
+    assert (unlikeness(logits, None, without.features) > without.unlike_limit).sum() == 5
 
 
 def test_inputs(pictures: Path) -> None:
