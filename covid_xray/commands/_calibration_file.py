@@ -113,8 +113,8 @@ def calibration_of(
     stored = _read(file)
     found = stored.get(run.checkpoint)
     # One of another version of this software is made anew.
-    complete = isinstance(found, dict) and set(found) == {field.name for field in fields(Calibration)}
-    if complete and found["weights"] == run.weights:
+    names = {field.name for field in fields(Calibration)}
+    if isinstance(found, dict) and set(found) == names and found["weights"] == run.weights:
         return _from_dict(found, file), ""
     if records is None:
         return None, "the run's validation images are not here, so nothing could be calibrated"
