@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-all check format clean
+.PHONY: demo test test-all check format bench-data clean
 
 demo: $(READY)  ## the whole recipe on drawn chests, in minutes
 	$(BIN)/covid-xray train experiment=demo run_dir=outputs/demo
@@ -22,6 +22,16 @@ check: $(READY)  ## style and types
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# fastai needs an environment of its own; FASTAI_PYTHON=... names one that is there already.
+FASTAI_PYTHON ?= build/fastai-venv/bin/python
+
+bench-data: $(READY) $(FASTAI_PYTHON)  ## images per second of the input pipeline, beside fastai 2 and torchvision
+	$(BIN)/python experiments/data_speed/bench.py --fastai $(FASTAI_PYTHON)
+
+build/fastai-venv/bin/python:
+	$(PYTHON) -m venv build/fastai-venv
+	build/fastai-venv/bin/python -m pip install --quiet 'fastai>=2.8,<2.9'
 
 clean:
 	rm -rf .venv
