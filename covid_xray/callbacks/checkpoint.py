@@ -12,6 +12,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from covid_xray.errors import UserError
+from covid_xray.module import XrayClassifier
 
 
 class TrainingStopped(Exception):  # noqa: N818 not an error
@@ -27,7 +28,10 @@ class TrainingStopped(Exception):  # noqa: N818 not an error
 
 
 class RunCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt`` and ``best.ckpt`` (lowest validation loss) of a run.
+    """Keeps ``last.ckpt`` and ``best.ckpt`` (lowest validation loss at the newest image size) of a run.
+
+    Losses at another size do not count: a network is tested at the last phase's size, and one that is best at a smaller
+    size may know nothing at the larger.
 
     A checkpoint is written beside and renamed, so that a kill leaves the old or the new one, never half of one.
     Lightning's ModelCheckpoint writes through the system's temporary folder (no atomic rename across file systems),
@@ -47,6 +51,7 @@ class RunCheckpoint(Checkpoint):
         self.folder = Path(folder)
         self.every_minutes = every_minutes
         self.best_loss = float("inf")
+        self.best_size = 0
         self.best: dict[str, float] = {}
         self.last: dict[str, float] = {}
         self._stop_signal = 0
@@ -60,16 +65,18 @@ class RunCheckpoint(Checkpoint):
 
     @property
     def best_path(self) -> Path:
-        """The state after the epoch with the lowest validation loss."""
+        """The state after the best epoch."""
         return self.folder / "best.ckpt"
 
     def state_dict(self) -> dict[str, Any]:
-        """Best loss, and the validation metrics of the best and the last epoch."""
-        return {"best_loss": self.best_loss, "best": dict(self.best), "last": dict(self.last)}
+        """Best loss and its image size, and the validation metrics of the best and the last epoch."""
+        best = {"best_loss": self.best_loss, "best_size": self.best_size}
+        return {**best, "best": dict(self.best), "last": dict(self.last)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
-        self.best_loss, self.best, self.last = state_dict["best_loss"], state_dict["best"], state_dict["last"]
+        self.best_loss, self.best_size = state_dict["best_loss"], state_dict["best_size"]
+        self.best, self.last = state_dict["best"], state_dict["last"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the stop signals."""
@@ -93,9 +100,11 @@ class RunCheckpoint(Checkpoint):
         """Save; then stop if a signal came."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self.last = metrics | {"epoch": float(trainer.current_epoch)}
-        improved = metrics["val/loss"] < self.best_loss
+        assert isinstance(pl_module, XrayClassifier)
+        size = pl_module.schedule.at(trainer.current_epoch).phase.image_size
+        improved = size != self.best_size or metrics["val/loss"] < self.best_loss
         if improved:
-            self.best_loss, self.best = metrics["val/loss"], self.last
+            self.best_loss, self.best_size, self.best = metrics["val/loss"], size, self.last
         self._save(trainer, improved)
         stop = trainer.strategy.reduce_boolean_decision(bool(self._stop_signal), all=False)
         if stop and trainer.current_epoch + 1 != trainer.max_epochs:
