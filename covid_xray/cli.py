@@ -113,6 +113,9 @@ def _run(command: str, overrides: list[str]) -> None:
         if show_tracebacks or not isinstance(error, mistakes if composed else (*mistakes, ValueError)):
             raise
         _fail(_sentence(error))
+    finally:
+        if not show_tracebacks:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
 def _sentence(error: BaseException) -> str:
