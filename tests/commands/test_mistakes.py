@@ -72,7 +72,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_one_sentence_and_exit_code_2(
-    name: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     line, expected = MISTAKES[name]
     if name == "no GPU":
@@ -80,7 +80,8 @@ def test_one_sentence_and_exit_code_2(
 
         if torch.cuda.is_available():
             pytest.skip("this machine has a GPU")
-    monkeypatch.chdir(_empty_folder(workplace))
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["covid-xray", *line.split(" ")])
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     GlobalHydra.instance().clear()
@@ -92,9 +93,3 @@ def test_one_sentence_and_exit_code_2(
     assert "Traceback" not in err + out
     assert err.startswith("covid-xray: ")
     assert err.count("\n") == 1, "one line"
-
-
-def _empty_folder(workplace: Path) -> Path:
-    folder = workplace / "mistakes"
-    (folder / "empty").mkdir(parents=True, exist_ok=True)
-    return folder
