@@ -3,13 +3,14 @@
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from covid_xray.commands._build import build_callbacks, build_data, build_module, build_schedule, build_trainer, make
-from covid_xray.commands._run_folder import RunFolder, flatten, is_main_process, write_atomically
+from covid_xray.commands._build import build_callbacks, build_data, build_module, build_schedule, build_trainer
+from covid_xray.commands._run_folder import RunFolder, is_main_process, write_atomically
+from covid_xray.commands._tensorboard import build_logger, log_configuration
 from covid_xray.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,13 +60,13 @@ def _train(cfg: DictConfig, folder: RunFolder, data: "XrayDataModule", module: "
     checkpoint = RunCheckpoint(folder.checkpoints, cfg.checkpoint.every_minutes)
     callbacks: list[Callback] = [StepSeeding(cfg.seed), *build_callbacks(cfg), checkpoint]
     resume_from = folder.last if cfg.resume == "auto" and folder.last.is_file() else None
-    logger = _build_logger(cfg, folder, resume_from)
+    logger = build_logger(cfg, folder, resume_from)
     trainer = build_trainer(cfg, folder.path, callbacks, logger, module.schedule.epochs)
     module.schedule.check(module.group_names, trainer.world_size)  # before other processes are started
     if trainer.is_global_zero:
         _introduce(cfg, folder, data, trainer, resume_from)
         if logger and not resume_from:
-            _log_configuration(cfg, folder, logger, module.class_names)
+            log_configuration(cfg, folder, logger, module.class_names)
     start = time.perf_counter()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
@@ -113,18 +114,6 @@ def _write_splits(data: "XrayDataModule", folder: RunFolder) -> None:
         )
 
 
-def _build_logger(cfg: DictConfig, folder: RunFolder, resume_from: Path | None) -> Any:
-    if cfg.logger is None:
-        return False
-    extra: dict[str, Any] = {}
-    if resume_from and cfg.logger["_target_"].endswith("TensorBoardLogger"):
-        import torch
-
-        # Steps after the checkpoint were logged before the kill and will be logged again.
-        extra["purge_step"] = torch.load(resume_from, map_location="cpu", mmap=True, weights_only=True)["global_step"]
-    return make(cfg, "logger", save_dir=str(folder.path), **extra)
-
-
 def _introduce(
     cfg: DictConfig, folder: RunFolder, data: "XrayDataModule", trainer: "Trainer", resume_from: Path | None
 ) -> None:
@@ -140,23 +129,6 @@ def _introduce(
     if leaks := data.audit.leaks():
         print(f"LEAKED DATA ({len(leaks)} findings, allowed by data.allow_leakage), the first: {leaks[0]}")
     print(f"{cfg.model.get('architecture', cfg.model['_target_'])} on {device}, precision {trainer.precision}")
-
-
-def _log_configuration(cfg: DictConfig, folder: RunFolder, logger: Any, class_names: list[str]) -> None:
-    """Configuration as text, and hyper-parameters with the names of the metrics to come, in TensorBoard."""
-    from lightning.pytorch.loggers import TensorBoardLogger
-    from torch.utils.tensorboard.summary import hparams
-
-    if not isinstance(logger, TensorBoardLogger):
-        return
-    yaml = folder.config.read_text(encoding="utf-8")
-    logger.experiment.add_text("configuration", f"```yaml\n{yaml}```")
-    settings = {key: value for key, value in flatten(cfg).items() if key not in ("run_dir", "resume")}
-    names = [f"{split}/{name}" for split in ("val", "test") for name in ("loss", "accuracy", "f1_weighted")]
-    names += [f"test/recall/{name}" for name in class_names]
-    writer = logger.experiment._get_file_writer()
-    for summary in hparams(settings, dict.fromkeys(names, 0.0)):  # type: ignore[no-untyped-call]
-        writer.add_summary(summary)
 
 
 def _summarise(
