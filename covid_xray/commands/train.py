@@ -1,16 +1,19 @@
 """Train a network through all phases of a schedule, then test it; the same command continues a stopped run."""
 
+import contextlib
 import json
-import time
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from covid_xray.commands._build import build_callbacks, build_data, build_module, build_schedule, build_trainer
 from covid_xray.commands._run_folder import RunFolder, is_main_process, write_atomically
-from covid_xray.commands._tensorboard import build_logger, log_configuration
+from covid_xray.commands._sweep import is_sweep
+from covid_xray.commands._sweep_device import on_own_device
+from covid_xray.commands._tensorboard import build_logger, log_finish, log_start
 from covid_xray.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,13 +37,14 @@ def run(cfg: DictConfig) -> float:
         if is_main_process():
             folder.begin(cfg)
             print(f"{folder.path} is finished: figures in {folder.metrics}; use resume=never to train it anew")
-        return metrics[cfg.objective]
+        return metrics.get(cfg.objective, float("nan"))
     data = build_data(cfg, schedule)
+    _check_objective(cfg.objective, data.class_names)
     module = build_module(cfg, schedule, data, pretrained=not folder.last.is_file() or cfg.resume == "never")
-    if is_main_process():
-        folder.begin(cfg)
-        _write_splits(data, folder)
-    metrics = _train(cfg, folder, data, module)
+    with folder.attempt(cfg) if is_main_process() else contextlib.nullcontext():
+        if is_main_process():
+            _write_splits(data, folder)
+        metrics = _train(cfg, folder, data, module)
     return metrics.get(cfg.objective, float("nan"))
 
 
@@ -51,6 +55,24 @@ def _check(cfg: DictConfig) -> None:
         raise UserError(f"checkpoint.select must be best or last, not {cfg.checkpoint.select!r}")
     if not isinstance(cfg.deterministic, bool):
         raise UserError(f"deterministic must be true or false, not {cfg.deterministic!r}")
+    # Lightning would start its other processes with this command line, so that each of them would run the whole sweep.
+    if is_sweep() and not _wants_one_device(cfg.trainer) and os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        raise UserError(
+            "a job of a sweep trains on one device here: use trainer.devices=1, with hydra/launcher=joblib for several "
+            "jobs at a time, or hydra/launcher=submitit_slurm, whose jobs may have several devices each"
+        )
+
+
+def _wants_one_device(trainer: DictConfig) -> bool:
+    devices = trainer.get("devices", "auto")
+    one = len(devices) == 1 if OmegaConf.is_list(devices) else str(devices) == "1"
+    return one and trainer.get("num_nodes", 1) == 1
+
+
+def _check_objective(objective: str, class_names: list[str]) -> None:
+    figures = ["loss", "accuracy", "f1_weighted", *(f"recall/{name}" for name in class_names)]
+    if objective not in [f"{split}/{figure}" for split in ("val", "test") for figure in figures]:
+        raise UserError(f"objective={objective!r} is no figure of a run; use val/ with one of {', '.join(figures)}")
 
 
 def _train(cfg: DictConfig, folder: RunFolder, data: "XrayDataModule", module: "XrayClassifier") -> dict[str, float]:
@@ -61,20 +83,20 @@ def _train(cfg: DictConfig, folder: RunFolder, data: "XrayDataModule", module: "
     callbacks: list[Callback] = [StepSeeding(cfg.seed), *build_callbacks(cfg), checkpoint]
     resume_from = folder.last if cfg.resume == "auto" and folder.last.is_file() else None
     logger = build_logger(cfg, folder, resume_from)
-    trainer = build_trainer(cfg, folder.path, callbacks, logger, module.schedule.epochs)
+    placed = on_own_device(cfg, HydraConfig.get().job.num) if is_sweep() else cfg
+    trainer = build_trainer(placed, folder.path, callbacks, logger, module.schedule.epochs)
     module.schedule.check(module.group_names, trainer.world_size)  # before other processes are started
     if trainer.is_global_zero:
         _introduce(cfg, folder, data, trainer, resume_from)
         if logger and not resume_from:
-            log_configuration(cfg, folder, logger, module.class_names)
-    start = time.perf_counter()
+            log_start(cfg, folder, logger, data, module)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
     except TrainingStopped as stop:
         if trainer.is_global_zero:
             print(f"\nStopped; the state is saved in {folder.last}. The same command continues.")
         raise SystemExit(128 + stop.signum) from None
-    return _finish(cfg, folder, data, module, trainer, checkpoint, time.perf_counter() - start)
+    return _finish(cfg, folder, data, module, trainer, checkpoint)
 
 
 def _finish(
@@ -84,7 +106,6 @@ def _finish(
     module: "XrayClassifier",
     trainer: "Trainer",
     checkpoint: "RunCheckpoint",
-    seconds: float,
 ) -> dict[str, float]:
     best = cfg.checkpoint.select == "best"
     metrics = dict(checkpoint.best if best else checkpoint.last)
@@ -98,9 +119,19 @@ def _finish(
         metrics |= {name: value for name, value in tested.items() if name.startswith(f"{subset}/")}
     metrics["leaks"] = float(len(leaks))
     if trainer.is_global_zero:
-        write_atomically(folder.metrics, json.dumps(metrics, indent=2) + "\n")
-        _summarise(cfg, folder, module, metrics, seconds)
+        log_finish(trainer.logger, metrics, trainer.global_step)
+        write_atomically(folder.metrics, json.dumps(metrics | _image_counts(data), indent=2) + "\n")
+        _summarise(cfg, folder, module, metrics)
     return metrics
+
+
+def _image_counts(data: "XrayDataModule") -> dict[str, float]:
+    """Images that the figures were counted on, in all and of each class: what their intervals need."""
+    counts = {}
+    for split, of_class in data.counts()[["val", "test"]].items():
+        counts[f"{split}/images"] = float(of_class.sum())
+        counts |= {f"{split}/images/{name}": float(count) for name, count in of_class.items()}
+    return counts
 
 
 def _write_splits(data: "XrayDataModule", folder: RunFolder) -> None:
@@ -131,9 +162,7 @@ def _introduce(
     print(f"{cfg.model.get('architecture', cfg.model['_target_'])} on {device}, precision {trainer.precision}")
 
 
-def _summarise(
-    cfg: DictConfig, folder: RunFolder, module: "XrayClassifier", metrics: dict[str, float], seconds: float
-) -> None:
+def _summarise(cfg: DictConfig, folder: RunFolder, module: "XrayClassifier", metrics: dict[str, float]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -149,7 +178,7 @@ def _summarise(
     console.print(
         f"Test accuracy {metrics['test/accuracy']:.1%} on {total} images, "
         f"weighted F1 {metrics['test/f1_weighted']:.3f} ({cfg.checkpoint.select} checkpoint, "
-        f"epoch {int(metrics['epoch']) + 1}); trained in {seconds / 60:.1f} min"
+        f"epoch {int(metrics['epoch']) + 1}); trained in {folder.seconds() / 60:.1f} min"
     )
     if metrics["leaks"]:
         unseen = metrics.get("unseen/accuracy")

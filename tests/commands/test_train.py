@@ -93,7 +93,7 @@ def test_hparams_with_metrics(board: EventAccumulator) -> None:
     assert start.hparams["schedule.phases.frozen_small.image_size"].number_value == 32
     content = board.SummaryMetadata("_hparams_/experiment").plugin_data.content
     experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
-    assert {"test/accuracy", "val/loss"} <= {info.name.tag for info in experiment.metric_infos}
+    assert {"final/test/accuracy", "final/val/loss"} <= {info.name.tag for info in experiment.metric_infos}
 
 
 def test_console(run: tuple[Path, str]) -> None:
