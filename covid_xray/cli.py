@@ -74,10 +74,10 @@ def _run(command: str, overrides: list[str]) -> None:
     from hydra import main as hydra_main
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
-    from hydra.types import RunMode
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
+    sweeps = import_module("covid_xray.commands._sweep")
     mistakes = (UserError, HydraException, OmegaConfBaseException)
     whole_argv = list(sys.argv)
     name = command.replace("-", "_")
@@ -93,10 +93,11 @@ def _run(command: str, overrides: list[str]) -> None:
         # Lightning starts its other DDP processes from sys.argv, so they must find the command's name there.
         sys.argv[:] = whole_argv
         try:
-            return import_module(f"covid_xray.commands.{name}").run(cfg)
+            sweeps.refuse_overlay_without_sweep()
+            run = import_module(f"covid_xray.commands.{name}").run
+            return sweeps.run_job(run, cfg, _sentence) if sweeps.is_sweep() else run(cfg)
         except mistakes as error:
-            # A job of a sweep must not end the other jobs: the sweeper tells its failure at the end.
-            if show_tracebacks or HydraConfig.get().mode != RunMode.RUN:
+            if show_tracebacks:
                 raise
             with contextlib.suppress(OSError):
                 Path(HydraConfig.get().runtime.output_dir).rmdir()  # the run folder that Hydra made, if still empty
@@ -108,9 +109,17 @@ def _run(command: str, overrides: list[str]) -> None:
     )
     try:
         application()
+        if failed := sweeps.conclude():
+            _fail(f"{failed} of the sweep's jobs failed; the same command tries them again, and no others")
+    except SystemExit as stop:
+        if not isinstance(stop.code, str):  # a sentence: see SweepStart
+            raise
+        _fail(stop.code)
     except Exception as error:
+        # An exception that came after jobs were run, such as a study's in which every trial failed, loses no table.
+        failed = 0 if isinstance(error, mistakes) else sweeps.conclude()
         # While it composes, Hydra tells some mistakes as a plain ValueError.
-        if show_tracebacks or not isinstance(error, mistakes if composed else (*mistakes, ValueError)):
+        if show_tracebacks or not (failed or isinstance(error, mistakes if composed else (*mistakes, ValueError))):
             raise
         _fail(_sentence(error))
     finally:

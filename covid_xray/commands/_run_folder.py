@@ -4,16 +4,30 @@ import contextlib
 import json
 import os
 import shutil
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from covid_xray.errors import UserError
+from covid_xray.evaluation.sweep import CLOCK, seconds_spent
+
+with contextlib.suppress(ImportError):  # not on Windows
+    import fcntl
 
 # Settings that do not change the result.
-FREE_KEYS = ("run_dir", "resume", "checkpoint.every_minutes", "data.num_workers", "data.audit_cache", "data.cache")
+FREE_KEYS = (
+    "run_dir",
+    "resume",
+    "objective",
+    "checkpoint.every_minutes",
+    "data.num_workers",
+    "data.audit_cache",
+    "data.cache",
+)
 # Where the data lies may change; its content is compared by splits.csv.
 DATA_KEYS = ("data.root", "data.manifest")
 
@@ -74,6 +88,37 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write into the run folder {self.path}: {error.strerror or error}") from None
 
+    @contextlib.contextmanager
+    def attempt(self, cfg: DictConfig) -> Iterator[None]:
+        """Begin, and hold the folder and its clock until the attempt ends.
+
+        Raises:
+            UserError: As `begin`; and if another process is at it, such as a job that outlived its killed sweep.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            held = lock(self.path / ".lock")
+        except OSError as error:
+            raise UserError(f"cannot write into the run folder {self.path}: {error.strerror or error}") from None
+        if held is None:
+            raise UserError(f"another process is training in {self.path}; wait for its end, or use another run_dir")
+        with held:
+            self.begin(cfg)
+            before, begun = seconds_spent(self.path) or 0.0, time.time()
+            self._set_clock(before, begun)
+            try:
+                yield
+            finally:
+                self._set_clock(before + time.time() - begun, None)
+
+    def seconds(self) -> float:
+        """Wall-clock seconds of this and all earlier attempts, while one runs."""
+        clock = json.loads((self.path / CLOCK).read_text(encoding="utf-8"))
+        return float(clock["seconds"] + time.time() - clock["begun"])
+
+    def _set_clock(self, seconds: float, begun: float | None) -> None:
+        write_atomically(self.path / CLOCK, json.dumps({"seconds": round(seconds, 3), "begun": begun}) + "\n")
+
     def finished_metrics(self) -> dict[str, float] | None:
         """Final figures if the run is finished, else None."""
         if not self.metrics.is_file():
@@ -82,7 +127,7 @@ class RunFolder:
         return metrics
 
     def _clear(self) -> None:
-        for file in (self.metrics, self.splits, self.config):
+        for file in (self.metrics, self.splits, self.config, self.path / CLOCK):
             file.unlink(missing_ok=True)
         for events in self.path.glob("events.out.tfevents.*"):
             events.unlink()
@@ -105,6 +150,26 @@ class RunFolder:
                 f"{self.path} holds a run with other settings ({'; '.join(changed[:8])}); use another run_dir, "
                 f"the same settings, or resume=never to start anew in this folder"
             )
+
+
+def lock(file: Path) -> IO[str] | None:
+    """Take a file for this process: until the result is closed or the process ends, however it ends.
+
+    Returns:
+        The open file; None if another process has it. Where the file system knows no locks, nobody ever has.
+    """
+    opened = file.open("a")
+    if "fcntl" not in globals():
+        return opened
+    try:
+        # Of the process alone: unlike flock's, loader workers that outlive a killed process do not keep it.
+        fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        opened.close()
+        return None
+    except OSError:
+        return opened
+    return opened
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -7,10 +7,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from covid_xray.errors import UserError
-from covid_xray.evaluation.intervals import Interval, wilson_interval
+
+if TYPE_CHECKING:
+    from covid_xray.evaluation.intervals import Interval
 
 PLAN = "jobs.json"  # in a sweep's folder: the overrides of every job that was planned, by name of its run folder
 JOB = "job.json"  # in a run's folder: overrides and the time of the first start
@@ -38,7 +40,7 @@ class SweepRun:
     seconds: float | None = None
     error: str | None = None
 
-    def interval(self, metric: str) -> Interval:
+    def interval(self, metric: str) -> "Interval":
         """A figure with Wilson's interval, if it is the share of a counted number of images.
 
         Images of one patient count as independent here; `covid-xray evaluate` does better.
@@ -49,6 +51,8 @@ class SweepRun:
         Returns:
             Nan without limits where the run has no such figure; no limits where it is no share.
         """
+        from covid_xray.evaluation.intervals import Interval, wilson_interval  # not before needed: imports scipy
+
         value = self.metrics.get(metric, math.nan)
         split, _, name = metric.partition("/")
         kind, _, class_name = name.partition("/")
@@ -91,7 +95,7 @@ def seconds_spent(folder: Path) -> float | None:
 
 
 def shown_metrics(objective: str) -> list[str]:
-    """What a sweep's table shows: the objective, and beside one that has no interval the accuracy on the same images."""
+    """What a sweep's table shows: the objective, and beside one without an interval the accuracy on the same images."""
     split, _, name = objective.partition("/")
     return [objective] if name.split("/")[0] in ("accuracy", "recall") else [objective, f"{split}/accuracy"]
 
