@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-all check format bench-data clean
+.PHONY: demo test test-all check format bench bench-data clean
 
 demo: $(READY)  ## the whole recipe on drawn chests, in minutes
 	$(BIN)/covid-xray train experiment=demo run_dir=outputs/demo
@@ -31,6 +31,9 @@ FASTAI_PYTHON ?= build/fastai-venv/bin/python
 
 bench-data: $(READY) $(FASTAI_PYTHON)  ## images per second of the input pipeline, beside fastai 2 and torchvision
 	$(BIN)/python experiments/data_speed/bench.py --fastai $(FASTAI_PYTHON)
+
+bench: $(READY) $(FASTAI_PYTHON)  ## speed of training and evaluation beside fastai 2, a plain loop and the ceiling
+	$(BIN)/python experiments/speed/bench.py --fastai $(FASTAI_PYTHON)
 
 build/fastai-venv/bin/python:
 	$(PYTHON) -m venv build/fastai-venv

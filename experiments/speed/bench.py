@@ -1,0 +1,291 @@
+"""Training and evaluation speed beside fastai 2, torchvision's reference loop and a bare PyTorch loop.
+
+``make bench`` runs it and writes results.csv beside this file. Every contender is a process that trains on and on, but
+only while it is its turn (`pacing`): rounds of all contenders one after the other, medians over the rounds, and ratios
+within a round, because machines have moods.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from covid_xray.data.images import write_png
+from covid_xray.data.phantom import draw_phantom
+
+HERE = Path(__file__).parent
+REAL = HERE.parents[2] / "shared/data/chest-xrays"
+SPLITS = {"train": 320, "val": 64, "test": 16}
+CEILING, OURS, FASTAI = "bare loop, bf16, channels_last", "covid-xray train", "fastai 2 as documented"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is trained.
+
+    Attributes:
+        name: For the table.
+        root: Folder of the images, ``train|val|test/<class>/``.
+        size: Side of the images, in pixels.
+        batch: Images per step.
+        unfrozen: Whether the body trains.
+        train_bn: Whether BatchNorm trains where the body does not.
+        run: A run folder to evaluate.
+        images: How many images to evaluate.
+    """
+
+    name: str
+    root: str
+    size: int = 224
+    batch: int = 16
+    unfrozen: bool = True
+    train_bn: bool = True
+    run: str = ""
+    images: int = 512
+
+
+class Contender:
+    """A process that trains while it is asked to.
+
+    Args:
+        name: For the table.
+        command: What to start.
+        folder: Its working folder; its output goes to ``log`` there.
+    """
+
+    def __init__(self, name: str, command: list[str], folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self.name, self._log = name, folder / "log"
+        listener = Listener(str(folder / "line"))
+        environment = {
+            "PACER": str(folder / "line"),
+            "PACER_BORN": str(time.time()),
+            "PYTHONPATH": str(HERE),
+            "NO_ALBUMENTATIONS_UPDATE": "1",
+        }
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                command, cwd=folder, stdout=log, stderr=log, env={**os.environ, **environment}
+            )
+        self._line: Connection = self._accept(listener)
+        self.first_step = self._answer()["seconds"]
+
+    def __enter__(self) -> Self:
+        """The running process."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+
+    def ask(self, kind: str, amount: float) -> dict[str, float]:
+        """Let it train for ``seconds`` or on ``images``; says images, seconds and peak memory."""
+        self._line.send_bytes(json.dumps([kind, amount]).encode())
+        return self._answer()
+
+    def _accept(self, listener: Listener) -> Connection:
+        listener._listener._socket.settimeout(1)  # type: ignore[attr-defined]
+        while self._process.poll() is None:
+            try:
+                return listener.accept()
+            except TimeoutError:
+                continue
+        raise SystemExit(f"{self.name} ended:\n{self._log.read_text()[-3000:]}")
+
+    def _answer(self) -> dict[str, float]:
+        while not self._line.poll(1):
+            if self._process.poll() is not None:
+                raise SystemExit(f"{self.name} ended:\n{self._log.read_text()[-3000:]}")
+        answer: dict[str, float] = json.loads(self._line.recv_bytes())
+        return answer
+
+
+def main() -> None:
+    """Time every scenario and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fastai", help="Python of a virtual environment with fastai 2")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4, help="least length of one measurement")
+    parser.add_argument("--only", nargs="*", help="scenarios, by name")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows: list[dict[str, Any]] = []
+        for scenario in scenarios(make_images(folder / "images")):
+            if options.only and scenario.name not in options.only:
+                continue
+            commands = contenders(scenario, options.fastai)
+            if "evaluation" in scenario.name:
+                scenario = replace(scenario, run=finished_run(folder / f"{scenario.name} run", scenario))
+                commands = evaluators(scenario, options.fastai)
+            rows += compete(scenario, commands, folder / scenario.name, options.repeats, options.seconds)
+            write(HERE / "results.csv", rows, options.fastai)
+
+
+def scenarios(root: str) -> list[Scenario]:
+    """The phases of the article's schedule, and evaluation; smaller batches at 448 pixels where there is no GPU."""
+    large = 16 if torch.cuda.is_available() else 8
+    return [
+        Scenario("unfrozen 224", root),
+        Scenario("frozen 224", root, unfrozen=False),
+        Scenario("frozen 224, BatchNorm fixed", root, unfrozen=False, train_bn=False),
+        Scenario("evaluation 224", root),
+        Scenario("unfrozen 448", root, size=448, batch=large),
+        Scenario("frozen 448", root, size=448, batch=large, unfrozen=False),
+        Scenario("evaluation 448", root, size=448, batch=large, images=128),
+    ]
+
+
+def contenders(scenario: Scenario, fastai: str | None) -> dict[str, list[str]]:
+    """Commands of those who train, by name."""
+    settings = json.dumps(asdict(scenario))
+    ours = [sys.executable, str(HERE / "contenders.py")]
+    commands = {
+        f"bare loop, {precision}, {form}": [*ours, "bare", settings, precision, form]
+        for precision in ("float32", "bf16")
+        for form in ("contiguous_format", "channels_last")
+    }
+    if torch.cuda.is_available():
+        commands[f"{CEILING}, compiled"] = [*ours, "bare", settings, "bf16", "channels_last", "compiled"]
+    commands[OURS] = [*ours, "train", settings]
+    lightning = ("trainer.precision=32-true", "optimizer.fused=false")
+    commands["our module, Lightning's defaults"] = [*ours, "train", settings, *lightning]
+    commands["torchvision reference loop"] = [*ours, "reference", settings]
+    if fastai:
+        side = [str(Path(fastai).absolute()), str(HERE / "fastai_side.py"), settings]
+        commands |= {FASTAI: side, "fastai 2, its faster options": [*side, "options"]}
+        if not scenario.train_bn:
+            commands["fastai 2, train_bn=False"] = [*side, "train_bn=False"]
+    return commands
+
+
+def evaluators(scenario: Scenario, fastai: str | None) -> dict[str, list[str]]:
+    """Commands of those who evaluate, by name."""
+    settings = json.dumps(asdict(scenario))
+    ours = [sys.executable, str(HERE / "contenders.py")]
+    commands = {CEILING: [*ours, "bare_forward", settings], "covid-xray evaluate": [*ours, "evaluate", settings]}
+    if fastai:
+        commands[FASTAI] = [str(Path(fastai).absolute()), str(HERE / "fastai_side.py"), settings, "validate"]
+    return commands
+
+
+def compete(
+    scenario: Scenario, commands: dict[str, list[str]], folder: Path, repeats: int, seconds: float
+) -> list[dict[str, Any]]:
+    """Time all contenders in turn; a row for each."""
+    running: dict[str, Contender] = {}
+    try:
+        for number, (name, command) in enumerate(commands.items()):
+            running[name] = Contender(name, command, folder / str(number))
+            running[name].ask("seconds", seconds)  # warms up
+        rounds = [{name: each.ask("seconds", seconds) for name, each in running.items()} for _ in range(repeats)]
+        epoch = {name: running[name].ask("images", SPLITS["train"]) for name in (OURS, FASTAI) if name in running}
+        starts = {name: each.first_step for name, each in running.items()}
+    finally:
+        for each in running.values():
+            each.__exit__()
+    rates = [{name: answer["images"] / answer["seconds"] for name, answer in each.items()} for each in rounds]
+    base = FASTAI if FASTAI in commands else CEILING
+
+    def ratio(name: str, other: str) -> float:
+        return round(statistics.median(each[name] / each[other] for each in rates), 3)
+
+    rows = []
+    for name in commands:
+        own = [each[name] for each in rates]
+        row = {
+            "scenario": scenario.name,
+            "size": scenario.size,
+            "batch": scenario.batch,
+            "contender": name,
+            "images_per_second": round(statistics.median(own), 2),
+            "lowest": round(min(own), 2),
+            "highest": round(max(own), 2),
+            "of_ceiling": ratio(name, CEILING),
+            "of_fastai": ratio(name, base) if base == FASTAI else "",
+            "peak_mb": round(max(each[name]["peak_mb"] for each in rounds)),
+            "first_step_seconds": round(starts[name], 1),
+            "epoch_seconds": round(epoch[name]["seconds"], 1) if name in epoch else "",
+            "repeats": repeats,
+        }
+        print(*row.values(), sep="  ", flush=True)
+        rows.append(row)
+    return rows
+
+
+def make_images(folder: Path) -> str:
+    """Images of three classes in train, val and test: real X-rays where they lie beside the repository, or phantoms."""
+    real = sorted(REAL.glob("*/*.jpg"))
+    random.Random(0).shuffle(real)
+    drawn = ("normal", "opacity", "ground_glass")
+    places = [split for split, number in SPLITS.items() for _ in range(number)]
+    for index, split in enumerate(places):
+        original = real[index] if real else None
+        label = original.parent.name if original else drawn[index % 3]
+        place = folder / split / label
+        place.mkdir(parents=True, exist_ok=True)
+        if original:
+            (place / original.name).symlink_to(original)
+        else:
+            write_png(place / f"{index:04d}.png", draw_phantom(label, index, 0, 512))
+    return str(folder)
+
+
+def finished_run(folder: Path, scenario: Scenario) -> str:
+    """A run to evaluate: a moment's training of the network of the scenario."""
+    arguments = [
+        "train", "data=phantom", "data.patients=30", "data.images_per_patient=1", "data.size=64", "model.weights=null",
+        *(f"~schedule.phases.{name}" for name in ("unfrozen_small", "frozen_large", "unfrozen_large")),
+        f"schedule.phases.frozen_small.image_size={scenario.size}", "schedule.phases.frozen_small.epochs=1",
+        f"schedule.phases.frozen_small.batch_size={scenario.batch}", "run_dir=run",
+    ]  # fmt: skip
+    folder.mkdir()
+    subprocess.run([sys.executable, "-m", "covid_xray", *arguments], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return str(folder / "run")
+
+
+def write(file: Path, rows: list[dict[str, Any]], fastai: str | None) -> None:
+    """Write the table, with hardware and versions."""
+    names = ("torch", "torchvision", "lightning", "numpy", "opencv-python-headless")
+    versions = "; ".join(f"{name} {version(name)}" for name in names)
+    if fastai:
+        said = subprocess.run(
+            [fastai, "-c", "import fastai, torch; print(f'fastai {fastai.__version__} on torch {torch.__version__}')"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        versions += f"; {said.stdout.strip()}"
+    where = {"hardware": hardware(), "versions": versions}
+    draft = file.with_suffix(".tmp")
+    with draft.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, [*rows[0], *where])
+        writer.writeheader()
+        writer.writerows(row | where for row in rows)
+    draft.replace(file)
+
+
+def hardware() -> str:
+    """Processor and, where there is one, GPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    said = f"{names[0] if names else platform.processor()}, {os.cpu_count()} CPUs"
+    return f"{torch.cuda.get_device_name()}; {said}" if torch.cuda.is_available() else said
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What each thing that makes training fast is worth: ``covid-xray train`` beside itself with one of them undone.
+
+``python experiments/speed/changes.py`` writes changes.csv beside this file.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench import HERE, Contender, hardware, make_images, scenarios
+
+UNDONE = {
+    "as it is": (),
+    "float32 instead of bfloat16": ("trainer.precision=32-true",),
+    "contiguous instead of channels-last": ("+callbacks.form._target_=contenders.Contiguous",),
+    "optimiser step not fused": ("optimizer.fused=false",),
+    "no cache: every image decoded anew": ("data.cache=off",),
+    "no loader processes": ("data.num_workers=0",),
+    "nothing logged": ("logger=none",),
+}
+
+
+def main() -> None:
+    """Time all of them in turn, in the unfrozen and the frozen phase at 224 pixels."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4)
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        for scenario in scenarios(make_images(Path(name) / "images"))[:2]:
+            command = [sys.executable, str(HERE / "contenders.py"), "train", json.dumps(asdict(scenario))]
+            running = {
+                what: Contender(what, [*command, *undone], Path(name) / f"{scenario.name} {what}")
+                for what, undone in UNDONE.items()
+            }
+            for each in running.values():
+                each.ask("seconds", options.seconds)
+            answers = [
+                {what: each.ask("seconds", options.seconds) for what, each in running.items()}
+                for _ in range(options.repeats)
+            ]
+            for each in running.values():
+                each.__exit__()
+            rates = [{what: one["images"] / one["seconds"] for what, one in each.items()} for each in answers]
+            rows += [
+                {
+                    "scenario": scenario.name,
+                    "change": what,
+                    "images_per_second": round(statistics.median(each[what] for each in rates), 2),
+                    "of_as_it_is": round(statistics.median(each[what] / each["as it is"] for each in rates), 3),
+                    "repeats": options.repeats,
+                    "hardware": hardware(),
+                    "torch": torch.__version__,
+                }
+                for what in UNDONE
+            ]
+    with (HERE / "changes.csv").open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    print((HERE / "changes.csv").read_text(encoding="utf-8"), os.getloadavg())
+
+
+if __name__ == "__main__":
+    main()

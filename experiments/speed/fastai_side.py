@@ -1,0 +1,68 @@
+"""fastai 2, in its own environment: ``python fastai_side.py JSON [options|train_bn=False|validate]``."""
+
+import json
+import sys
+import warnings
+
+import torch
+from fastai.callback.channelslast import *  # noqa: F403  (adds methods to Learner)
+from fastai.vision.all import (
+    Callback,
+    ImageDataLoaders,
+    Resize,
+    ResizeMethod,
+    accuracy,
+    aug_transforms,
+    resnet50,
+    vision_learner,
+)
+from pacing import Pacer
+
+warnings.filterwarnings("ignore")
+
+
+class Pacing(Callback):
+    """Tells the pacer about every training batch, or about every validation batch."""
+
+    order = 100
+
+    def __init__(self, validate: bool) -> None:
+        self.pacer, self.validate = Pacer(), validate
+
+    def after_batch(self) -> None:
+        """One more batch."""
+        if self.training != self.validate:
+            self.pacer.batch_done(len(self.yb[0]))
+
+    def after_train(self) -> None:
+        """Validation begins."""
+        self.pacer.pause()
+
+    def before_train(self) -> None:
+        """Training goes on."""
+        self.pacer.go_on()
+
+
+def main() -> None:
+    """As its documentation has a user run it; with ``options`` also channels-last and, on GPUs, bfloat16."""
+    scenario, how = json.loads(sys.argv[1]), sys.argv[2:]
+    dls = ImageDataLoaders.from_folder(
+        scenario["root"], valid="val", bs=scenario["batch"],
+        item_tfms=Resize(scenario["size"], ResizeMethod.Squish), batch_tfms=aug_transforms(),
+    )  # fmt: skip
+    learn = vision_learner(dls, resnet50, pretrained=False, metrics=accuracy, train_bn="train_bn=False" not in how)
+    if "options" in how:
+        # Its mixed precision asks for CUDA's autocast, which does nothing on a CPU.
+        learn = learn.to_channelslast(use_amp=torch.cuda.is_available(), amp_mode="bf16")
+    learn.freeze()
+    if scenario["unfrozen"]:
+        learn.unfreeze()
+    pacing = Pacing("validate" in how)
+    with learn.no_bar():
+        while "validate" in how:
+            learn.validate(cbs=[pacing])
+        learn.fit_one_cycle(10000, 1e-5, cbs=[pacing])
+
+
+if __name__ == "__main__":
+    main()
