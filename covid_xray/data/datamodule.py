@@ -22,7 +22,8 @@ from covid_xray.data.augmentation import Augmentation
 from covid_xray.data.cache import StoredImages, open_store
 from covid_xray.data.dataset import Batch, XrayDataset, collate
 from covid_xray.data.fingerprints import Fingerprints, fingerprint_files
-from covid_xray.data.manifest import map_classes, read_folder, read_manifest
+from covid_xray.data.folders import read_folder
+from covid_xray.data.manifest import read_manifest
 from covid_xray.data.phantom import make_phantoms
 from covid_xray.data.sampling import EvalBatches, TrainBatches
 from covid_xray.data.split import SPLITS, split_records
@@ -86,8 +87,7 @@ class XrayDataModule(LightningDataModule):
         if not isinstance(allow_leakage, bool):
             raise UserError(f"data.allow_leakage must be true or false, not {allow_leakage!r}")
         fingerprints = fingerprint_files(records["file"].tolist(), Path(audit_cache) if audit_cache else None)
-        if split == "patient":
-            records = records.assign(group=patient_groups(records, fingerprints))
+        records = records.assign(group=patient_groups(records, fingerprints))
         shares = {"val_share": val_share, "test_share": test_share, "folds": folds, "fold": fold, "seed": seed}
         self.records = split_records(records.assign(row=range(len(records))), split, **shares)
         self.records = self.records.assign(position=range(len(self.records)))
@@ -116,9 +116,8 @@ class XrayDataModule(LightningDataModule):
         class_map: Mapping[str, str | None] | None = None,
         **settings: Any,
     ) -> "XrayDataModule":
-        """Images in class folders; see `covid_xray.data.manifest.read_folder`."""
-        records = read_folder(root, patient_regex)
-        return cls(map_classes(records, class_map) if class_map else records, **settings)
+        """Images in class folders; see `covid_xray.data.folders.read_folder`."""
+        return cls(read_folder(root, patient_regex, class_map), **settings)
 
     @classmethod
     def from_manifest(
@@ -139,10 +138,13 @@ class XrayDataModule(LightningDataModule):
         return cls(read_manifest(make_phantoms(root, patients, images_per_patient, size, phantom_seed)), **settings)
 
     def subset(self, split: str) -> pd.DataFrame:
-        """Records of ``train``, ``val`` or ``test``, or ``unseen``: test images of patients who are in test only."""
-        if split == "unseen":
-            listed = self.records["patient_id"][self.records["split"] != "test"]
-            table = self.records[(self.records["split"] == "test") & ~self.records["patient_id"].isin(listed)]
+        """Records of ``train``, ``val`` or ``test``, or ``unseen``: images to test on that share nothing with training.
+
+        Those are what ``split=article`` kept out, else the test images of patients who are in test only, less copies.
+        """
+        if split == "unseen" and not (self.records["split"] == "unseen").any():
+            listed = self.records["group"][self.records["split"] != "test"]
+            table = self.records[(self.records["split"] == "test") & ~self.records["group"].isin(listed)]
         else:
             table = self.records[self.records["split"] == split]
         return table.sort_values("path", kind="stable")
@@ -192,10 +194,17 @@ class XrayDataModule(LightningDataModule):
         return (float(pixels.mean()),) * 3, (float(pixels.std()),) * 3
 
     def write_splits(self, path: Path) -> None:
-        """Write path, label, patient, source and split of every image, sorted by path."""
-        columns = ["path", "label", "patient_id", "source", "split"]
+        """Write path, label, patient, source, split and digest of the pixels of every image, sorted by path.
+
+        The digest is of the decoded image, whatever the manifest says, so that a run refuses to continue on other
+        pixels, and the file's own hash, which `evaluate` reports, stands for everything that the split is about.
+        """
+        columns = ["path", "label", "patient_id", "source", "split", "pixels"]
+        if path.is_file() and "pixels" not in path.read_text(encoding="utf-8").split("\n", 1)[0]:
+            columns.remove("pixels")  # a run that began without them continues without
         draft = path.with_suffix(".tmp")
-        self.records.sort_values("path", kind="stable")[columns].to_csv(draft, index=False)
+        table = self.records.assign(pixels=self._pixels.astype(str)).sort_values("path", kind="stable")
+        table[columns].to_csv(draft, index=False)
         draft.replace(path)
 
     def counts(self) -> pd.DataFrame:

@@ -1,13 +1,14 @@
-"""The table of images that everything else works on, read from CSV files or from class folders.
+"""The table of images that everything else works on, read from CSV files; for folders see `covid_xray.data.folders`.
 
 A table of records has the columns ``path`` (as written, the key of an image), ``file`` (where it lies), ``label``,
 ``patient_id``, ``source`` and ``split`` (``train``, ``val``, ``test`` or empty), all text, and whatever else the
-manifest brings along.
+manifest brings along. A column of the manifest's own that is called ``file`` becomes ``file_given``.
 """
 
 import csv
 import os
 import re
+import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from covid_xray.data.images import EXTENSIONS
 from covid_xray.errors import UserError
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "": ""}
 _MISSING = ("nan", "na", "n/a", "#n/a", "<na>", "null")  # what programs write for nothing
+_RESERVED = ("file", "group", "position", "row")  # names that columns of our own have
+_JOINT = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
 
 
 def read_manifest(
@@ -38,7 +40,8 @@ def read_manifest(
 
     Raises:
         UserError: Naming file, row and column, if a manifest cannot be read, a column is missing or there twice, a
-            value is missing or unknown, an image is listed twice, or does not exist.
+            value is missing or unknown, an image is listed twice, or does not exist, or if two classes are called the
+            same but for upper and lower case.
     """
     files = [manifest] if isinstance(manifest, str | Path) else list(manifest) if _is_list(manifest) else []
     if not files or not all(isinstance(file, str | Path) for file in files):
@@ -56,6 +59,7 @@ def read_manifest(
     if classes is not None and not (known := table["label"].isin(list(classes))).all():
         row = table[~known].iloc[0]
         raise UserError(f"{row['path']} has the unknown label {row['label']!r}; known are {', '.join(classes)}")
+    refuse_lookalikes(table["label"])
     return table
 
 
@@ -80,50 +84,20 @@ def map_classes(table: pd.DataFrame, class_map: Mapping[str, str | None]) -> pd.
     return kept.assign(label=kept["label"].map(lambda label: class_map.get(label) or label))
 
 
-def read_folder(root: str | Path, patient_regex: str | None = None) -> pd.DataFrame:
-    """List the images of ``<class>/`` folders, or of ``train|val|test/<class>/`` folders.
-
-    Args:
-        root: The folder that holds them.
-        patient_regex: Regular expression with one group that finds the patient's id in a file name. Without it, and
-            where it finds nothing, every image is its own patient.
+def refuse_lookalikes(labels: pd.Series) -> None:
+    """Refuse two classes whose names differ in upper and lower case, spaces, hyphens or underscores only.
 
     Raises:
-        UserError: If the folder is missing, holds no images, or the expression is no good.
+        UserError: With both names, and how to make them one.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"data.root={root} is no folder")
-    pattern = compile_patient_regex(patient_regex)
-    given = [name for name in sorted(SPLIT_NAMES) if name and (root / name).is_dir()]
-    rows = []
-    for split in given or [""]:
-        for folder in sorted(path for path in (root / split).iterdir() if path.is_dir()):
-            for file in sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS):
-                relative = file.relative_to(root).as_posix()
-                match = pattern.search(file.name) if pattern else None
-                patient = match[1] if match and match[1] else relative
-                rows.append((relative, str(file.absolute()), folder.name, patient, "", SPLIT_NAMES[split]))
-    if not rows:
-        raise UserError(f"data.root={root} holds no images; expected <class>/ or train|val|test/<class>/ folders")
-    return pd.DataFrame(rows, columns=["path", "file", "label", "patient_id", "source", "split"])
-
-
-def compile_patient_regex(regex: str | None) -> re.Pattern[str] | None:
-    """Check and compile ``data.patient_regex``.
-
-    Raises:
-        UserError: If it is no regular expression with exactly one group.
-    """
-    if regex is None:
-        return None
-    try:
-        pattern = re.compile(regex)
-    except (re.error, TypeError) as error:
-        raise UserError(f"data.patient_regex={regex!r} is no regular expression ({error})") from None
-    if pattern.groups != 1:
-        raise UserError(f"data.patient_regex={regex!r} must have exactly one group, which holds the patient's id")
-    return pattern
+    seen: dict[str, str] = {}
+    for label in sorted(labels.unique()):
+        plain = _JOINT.sub("", unicodedata.normalize("NFKC", label).casefold())
+        if (other := seen.setdefault(plain, label)) != label:
+            raise UserError(
+                f"{other!r} and {label!r} would be two classes; make them one with "
+                f'\'data.class_map={{"{other}": "{label}"}}\', or give them names that differ by more'
+            )
 
 
 def _is_list(value: object) -> bool:
@@ -141,6 +115,7 @@ def _prefixes(files: Sequence[str | Path]) -> list[str]:
 
 
 def _read_csv(file: Path) -> pd.DataFrame:
+    """Read and check one manifest; the index is the number of the row in the file, as a spreadsheet counts."""
     table = _parse(file)
     for column in ("path", "label"):
         if column not in table:
@@ -149,7 +124,6 @@ def _read_csv(file: Path) -> pd.DataFrame:
             )
     if table.empty:
         raise UserError(f"manifest {file} lists no images")
-    table = table.fillna("").reset_index(drop=True)
     for column in ("patient_id", "source", "split"):
         table[column] = table[column].str.strip() if column in table else ""
     table["label"] = table["label"].str.strip()
@@ -166,7 +140,7 @@ def _read_csv(file: Path) -> pd.DataFrame:
     table["file"] = [os.path.join(folder, path) for path in table["path"]]  # noqa: PTH118
     _refuse(file, table, _twice(table), "lists an image a second time")
     exists = np.fromiter(map(_is_file, table["file"]), dtype=bool, count=len(table))
-    _refuse(file, table, pd.Series(~exists), "names an image that does not exist")
+    _refuse(file, table, pd.Series(~exists, index=table.index), "names an image that does not exist")
     return table
 
 
@@ -175,22 +149,45 @@ def _parse(file: Path) -> pd.DataFrame:
         if not file.is_file():
             raise UserError(f"manifest {file} does not exist")
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            header = [name.strip() for name in next(csv.reader(lines), [])]
+            rows = csv.reader(lines)
+            header = [name.strip() for name in next((row for row in rows if any(row)), [])]
+            above = rows.line_num  # the header and blank lines before it
+        if not header:
+            raise UserError(f"manifest {file} is empty; it must have the columns path and label")
         if twice := [name for name in header if header.count(name) > 1]:
             raise UserError(f"manifest {file} has the column {twice[0]!r} twice; remove one")
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # of rows longer than the header
-            return pd.read_csv(
-                file, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=0, names=header, index_col=False
-            )
+            table = pd.read_csv(
+                file,
+                dtype=str,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+                index_col=False,
+                header=None,
+                names=header,
+                skiprows=above,
+                skip_blank_lines=False,
+            ).fillna("")
     except UserError:
         raise
     except UnicodeError:
         raise UserError(f"manifest {file} is not UTF-8 text; save it as CSV in UTF-8") from None
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame(columns=header, dtype=str)
     except pd.errors.ParserWarning:
         raise UserError(f"manifest {file} has rows with more fields than its header; mend the manifest") from None
     except (ValueError, OSError, csv.Error) as error:
         raise UserError(f"manifest {file} cannot be read as CSV ({' '.join(str(error).split())})") from None
+    table.index += above + 1
+    written = (table != "").any(axis=1)  # not a blank line
+    return table.loc[written].rename(columns={name: _free_name(name, header) for name in _RESERVED})
+
+
+def _free_name(name: str, taken: Sequence[str]) -> str:
+    while name in (*_RESERVED, *taken):
+        name += "_given"
+    return name
 
 
 def _twice(table: pd.DataFrame) -> pd.Series:
@@ -207,8 +204,6 @@ def _is_file(path: str) -> bool:
 
 def _refuse(file: Path, table: pd.DataFrame, bad: pd.Series, what: str) -> None:
     if bad.any():
-        first = int(np.flatnonzero(bad.to_numpy())[0])
+        first = bad.index[np.flatnonzero(bad.to_numpy())[0]]
         more = f" (and {int(bad.sum()) - 1} rows more)" if bad.sum() > 1 else ""
-        raise UserError(
-            f"manifest {file} row {first + 2} {what}: {table['path'].iloc[first]!r}{more}; mend the manifest"
-        )
+        raise UserError(f"manifest {file} row {first} {what}: {table.loc[first, 'path']!r}{more}; mend the manifest")

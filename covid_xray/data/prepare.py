@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from covid_xray.data.folders import compile_patient_regex
 from covid_xray.data.images import ImageError, read_image
 from covid_xray.data.importers import importer
-from covid_xray.data.manifest import compile_patient_regex
 from covid_xray.data.parallel import map_files
 from covid_xray.errors import UserError
 

@@ -14,7 +14,8 @@ def split_records(records: pd.DataFrame, by: str = "patient", **settings: Any) -
     """Records with their split assigned.
 
     With ``by="article"`` the article's mistake is repeated: a test set is held out by image, but the training list is
-    made from all images, test images included. Such images stand in the table twice.
+    made from all images, test images included. Such images stand in the table twice. So that the mistake can be
+    measured, the images of some patients, as many as in a test set by patient, are kept out of all that as ``unseen``.
 
     Args:
         records: See `assign_splits`.
@@ -23,13 +24,16 @@ def split_records(records: pd.DataFrame, by: str = "patient", **settings: Any) -
     """
     if by != "article":
         return records.assign(split=assign_splits(records, by, **settings))
+    shares = {name: value for name, value in settings.items() if name not in ("folds", "fold")}
+    kept_out = assign_splits(records.assign(split=""), "patient", **shares) == "test"
+    unseen, records = records[kept_out].assign(split="unseen"), records[~kept_out]
     test = records[assign_splits(records, "image", **settings) == "test"].assign(split="test")
     free = records.assign(split="")
     # Another seed than the test set's: the same one would hold out the same images again.
     again = {"test_share": settings.get("val_share", 0.2), "seed": settings.get("seed", 0) + 1}
     in_val = assign_splits(free, "image", **{**settings, **again}) == "test"
     listed = free.assign(split=in_val.map({True: "val", False: "train"}))
-    return pd.concat([listed, test], ignore_index=True)
+    return pd.concat([listed, test, unseen], ignore_index=True)
 
 
 def assign_splits(

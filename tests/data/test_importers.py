@@ -3,13 +3,14 @@
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 from dicom_files import dicom_bytes
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from covid_xray.data.images import read_image
@@ -79,6 +80,21 @@ def test_folder(tmp_path: Path) -> None:
     assert set(read_manifest(prepared.manifest)["split"]) == {""}
 
 
+def test_folder_rejects_by_name_what_lies_beside(tmp_path: Path) -> None:
+    root = tree(tmp_path / "mine", "a/1.png", "b/2.png", "stray.png", "a/._1.png", ".cache/3.png")
+    text(root / "a/notes.txt", "")
+    text(root / "README.md", "")
+    prepared, rows = ready("folder", root)
+    assert sorted(rows) == ["1.png", "2.png"]
+    left_out = {Path(row["path"]).name: row["reason"] for _, row in prepared.rejected.iterrows()}
+    assert left_out == {
+        "stray.png": "it lies in no folder of a class",
+        "._1.png": "it is hidden",
+        ".cache": "it is hidden",
+        "notes.txt": "its name has no ending of an image",
+    }
+
+
 def test_covidx_three_classes_without_source(tmp_path: Path) -> None:
     sars = "SARS-10.1148rg.242035193-g04mr34g05x-Fig5-day9.jpeg"
     root = tree(tmp_path / "covidx", f"train/{sars}", "train/47c78742-4998.png", "test/COVID-19 (7).png")
@@ -95,6 +111,29 @@ def test_covidx_three_classes_without_source(tmp_path: Path) -> None:
     rejected = prepared.rejected.set_index("row")["reason"].to_dict()
     assert rejected["test_split.txt:2"] == "No such file or directory"
     assert "no line of patient" in rejected["test_split.txt:3"]
+
+
+def test_covidx_of_march_2020(tmp_path: Path) -> None:
+    """Lines of COVID-Net's archive/train_split_v1.txt and test_split.txt."""
+    sars = "SARS-10.1148rg.242035193-g04mr34g0-Fig8a-day0.jpeg"
+    root = tree(tmp_path / "covidx", f"train/{sars}", "train/person1260_bacteria_3218.jpeg")
+    tree(root, "train/NORMAL2-IM-1260-0001.jpeg", "test/person1_virus_13.jpeg", "test/lancet-case2a.jpg")
+    text(
+        root / "train_split_v1.txt",
+        f"3 {sars} viral",
+        "10001260 person1260_bacteria_3218.jpeg bacteria",
+        "10001260 NORMAL2-IM-1260-0001.jpeg normal",
+    )
+    text(root / "test_split.txt", "10001 person1_virus_13.jpeg viral", "6 lancet-case2a.jpg COVID-19")
+    prepared, rows = ready("covidx", root)
+    assert prepared.rejected.empty
+    assert {name: (row["label"], row["pathogen"], row["patient_id"]) for name, row in rows.items()} == {
+        sars: ("pneumonia", "virus", "covidx-3"),
+        "person1260_bacteria_3218.jpeg": ("pneumonia", "bacteria", "kermany-person1260"),
+        "NORMAL2-IM-1260-0001.jpeg": ("normal", "", "kermany-IM-1260"),
+        "person1_virus_13.jpeg": ("pneumonia", "virus", "kermany-person1"),
+        "lancet-case2a.jpg": ("covid-19", "", "covidx-6"),
+    }
 
 
 def test_covidx_positive_and_negative(tmp_path: Path) -> None:
@@ -183,7 +222,11 @@ def test_darkcovid(tmp_path: Path) -> None:
     assert rows["lancet-case2a.jpg"]["label"] == "covid-19"
     assert rows["00002658_001.png"][["label", "source"]].tolist() == ["normal", "nih-chestxray8"]
     text(root / "metadata.csv", METADATA, "6,0,,,COVID-19,Y,PA,X-ray,,,images,lancet-case2a.jpg,")
-    _, rows = ready("darkcovid", root)
+    image(root / "Other/1.png")
+    (tmp_path / "repository").mkdir()
+    root.rename(tmp_path / "repository/X-Ray Image DataSet")
+    prepared, rows = ready("darkcovid", tmp_path / "repository")
+    assert prepared.rejected["reason"].tolist() == ["it lies outside the collection's folders"]
     assert rows["lancet-case2a.jpg"][["patient_id", "view"]].tolist() == ["cohen-6", "PA"]
 
 
@@ -215,17 +258,24 @@ def test_kermany(inside: str, tmp_path: Path) -> None:
     )
     root = tree(tmp_path / "kermany", *(inside + name for name in (*names, *normal)))
     text(root / f"{inside}train/PNEUMONIA/.DS_Store", "")
+    # The archive on Kaggle holds everything twice, and the traces of a Mac.
+    tree(root, f"{inside}copy/train/NORMAL/IM-0115-0001.jpeg", "__MACOSX/._IM-0115-0001.jpeg")
+    image(root / f"{inside}train/NORMAL/._IM-0115-0001.jpeg")
     prepared, rows = ready("kermany", root)
     assert rows["person123_virus_456.jpeg"][["patient_id", "pathogen"]].tolist() == ["kermany-person123", "virus"]
     assert rows["person123_bacteria_9.jpeg"][["patient_id", "split"]].tolist() == ["kermany-person123", "test"]
     assert rows["IM-0115-0001.jpeg"]["patient_id"] == "kermany-IM-0115"
-    assert rows["NORMAL2-IM-0115-0001.jpeg"]["patient_id"] == "kermany-NORMAL2-IM-0115"
+    assert rows["NORMAL2-IM-0115-0001.jpeg"]["patient_id"] == "kermany-IM-0115"
     assert rows["IM-0539-0001-0002.jpeg"][["patient_id", "split", "label"]].tolist() == [
         "kermany-IM-0539",
         "val",
         "normal",
     ]
-    assert len(prepared.rejected) == 0
+    assert prepared.rejected["path"].str.endswith(f"{inside}copy/train/NORMAL/IM-0115-0001.jpeg").tolist() == [True]
+    apart = r"^(person\d+_[a-z]+|(?:NORMAL2-)?IM-\d+)"  # as the importer's docstring advises
+    assert apart in (__import__("covid_xray.data.importers.kermany", fromlist=["read"]).__doc__ or "")
+    _, rows = ready("kermany", root, patient_regex=apart)
+    assert len({row["patient_id"] for row in rows.values()}) == 5
 
 
 def test_radiography(tmp_path: Path) -> None:
@@ -403,9 +453,30 @@ def test_kermany_person(person: int, number: int, pathogen: str) -> None:
 
 @given(patient=st.integers(0, 9999), rest=st.lists(st.integers(0, 9999), min_size=1, max_size=2), second=st.booleans())
 def test_kermany_normal(patient: int, rest: list[int], second: bool) -> None:
-    start = f"{'NORMAL2-' if second else ''}IM-{patient:04d}"
-    stem = "-".join([start, *(f"{number:04d}" for number in rest)])
-    assert patient_of(stem) == f"kermany-{start}"
+    number = f"IM-{patient:04d}"
+    stem = "-".join([f"NORMAL2-{number}" if second else number, *(f"{view:04d}" for view in rest)])
+    assert patient_of(stem) == f"kermany-{number}"
+
+
+CASES = st.from_regex(r"[a-z]{2,9}[0-9]{3}\.", fullmatch=True).map(lambda case: f"{case}x")
+ENDINGS = st.sampled_from(
+    ["-day3", "-day-12", "-PA", "-AP", "-12-hours", "_f1a", ".fig5", "-fig3-day0", "-L", "-a", "-b2"]
+)
+
+
+@given(case=CASES, endings=st.lists(ENDINGS, min_size=2, max_size=4))
+def test_darkcovid_images_of_one_case_have_one_patient(case: str, endings: list[str]) -> None:
+    assert {case_of(case + ending) for ending in endings} == {case_of(case)} == {case}
+
+
+@given(patient=st.integers(1, 10**8 - 1), images=st.lists(st.integers(0, 999), min_size=1, max_size=5, unique=True))
+@settings(max_examples=20, deadline=None)
+def test_nih_names_give_the_patient(patient: int, images: list[int]) -> None:
+    with TemporaryDirectory() as folder:
+        for number in images:
+            (Path(folder) / "Pneumonia").mkdir(exist_ok=True)
+            (Path(folder) / f"Pneumonia/{patient:08d}_{number:03d}.png").touch()
+        assert set(importer("darkcovid")(Path(folder))["patient_id"]) == {f"nih-{patient:08d}"}
 
 
 @given(st.text(max_size=40))

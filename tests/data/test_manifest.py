@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from covid_xray.data.manifest import read_folder, read_manifest
+from covid_xray.data.folders import list_folder, read_folder
+from covid_xray.data.manifest import read_manifest
 from covid_xray.errors import UserError
 
 PNG = b"\x89PNG"  # manifests look at names, not at content
@@ -68,7 +69,8 @@ def test_ways_to_write_the_same(text: bytes, write: Callable[..., Path]) -> None
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "cannot be read"),
+        ("", "is empty"),
+        ("\n \n\n", "no column 'path'|is empty"),
         ("path,label\n", "lists no images"),
         ("path\na.png\n", "no column 'label'"),
         ("file,label\na.png,normal\n", "no column 'path'"),
@@ -188,6 +190,51 @@ def test_unknown_label(write: Callable[..., Path]) -> None:
     assert len(read_manifest(file, {"nromal": "normal"}, ["normal"])) == 2
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label\n\n\na.png,x\n\nc.png,y\n",
+        "\n\npath,label\na.png,x\n,\nc.png,y\n",
+        "path,label\r\ra.png,x\r\r\rc.png,y\r",
+    ],
+    ids=["after the header", "before the header", "CR"],
+)
+def test_rows_are_counted_with_blank_lines(text: str, write: Callable[..., Path]) -> None:
+    file = write(text)
+    with pytest.raises(UserError, match=r"row 6 names an image that does not exist: 'c\.png'"):
+        read_manifest(file)
+
+
+def test_a_column_called_file_is_kept(write: Callable[..., Path], tmp_path: Path) -> None:
+    table = read_manifest(write("path,file,row,label\na.png,scan7,1,x\nb.png,scan8,2,y\n"))
+    assert table["file_given"].tolist() == ["scan7", "scan8"]
+    assert table["row_given"].tolist() == ["1", "2"]
+    assert table["file"].tolist() == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert read_manifest(write("path,file,file_given,label\na.png,p,q,x\n"))["file_given_given"].tolist() == ["p"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Normal", "normal"), ("covid-19", "COVID 19"), ("covid_19", "covid19"), ("Müll", "Mu\u0308ll")]
+)
+def test_classes_that_look_the_same(one: str, other: str, write: Callable[..., Path], tmp_path: Path) -> None:
+    file = write(f"path,label\na.png,{one}\nb.png,{other}\n")
+    with pytest.raises(UserError, match=r"would be two classes.*data\.class_map=") as error:
+        read_manifest(file)
+    assert repr(one) in str(error.value)
+    assert repr(other) in str(error.value)
+    assert set(read_manifest(file, {one: other})["label"]) == {other}
+    for label in (one, other):
+        (tmp_path / "tree" / label).mkdir(parents=True)
+        (tmp_path / "tree" / label / "1.png").write_bytes(PNG)
+    with pytest.raises(UserError, match="would be two classes"):
+        read_folder(tmp_path / "tree")
+    assert set(read_folder(tmp_path / "tree", None, {one: other})["label"]) == {other}
+
+
+def test_classes_that_differ_by_a_sign_are_two(write: Callable[..., Path]) -> None:
+    assert len(set(read_manifest(write("path,label\na.png,covid+\nb.png,covid-\n"))["label"])) == 2
+
+
 def test_a_million_rows(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The files themselves are taken for granted: a million of them would test the file system."""
     monkeypatch.setattr("covid_xray.data.manifest._is_file", lambda path: True)
@@ -220,6 +267,32 @@ def test_folder(tmp_path: Path) -> None:
     assert table["split"].tolist() == ["test", "train", "train", "val"]
     assert table["patient_id"].tolist() == ["p3", "p1", "p2", "p4"]
     assert table["label"].tolist() == ["a", "a", "b", "b"]
+
+
+def test_folder_names_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("Train/a/1.png", "Train/b/2.png", "TEST/a/3.png", "valid/b/4.png", "stray.png", "Train/stray.png")
+    junk = ("other/a/5.png", "Train/a/._1.png", "Train/.ipynb_checkpoints/6.png", "Train/a/.DS_Store", "Train/a/scan")
+    for name in (*names, *junk, "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(PNG)
+    (tmp_path / "Train/a/round").symlink_to(tmp_path)
+    (tmp_path / "Train/a/dicom.dcm").mkdir()
+    (tmp_path / "valid/a").symlink_to(tmp_path / "Train/a")  # a class may be a link
+    (tmp_path / "TEST/b").mkdir()
+    table, left_out = list_folder(tmp_path)
+    assert sorted(table["path"]) == ["TEST/a/3.png", "Train/a/1.png", "Train/b/2.png", "valid/a/1.png", "valid/b/4.png"]
+    assert set(table["label"]) == {"a", "b"}
+    assert {path: reason for path, reason in left_out.items() if not path.startswith("valid/a/")} == {
+        **dict.fromkeys(("stray.png", "Train/stray.png"), "it lies in no folder of a class"),
+        "other/a/5.png": "it lies beside train, val and test",
+        **dict.fromkeys(("Train/a/._1.png", "Train/.ipynb_checkpoints/"), "it is hidden"),
+        "Train/a/scan": "its name has no ending of an image",
+        "Train/a/round/": "it is a link to a folder",
+        "TEST/b/": "it holds no image",
+    }
+    read_folder(tmp_path)
+    printed = capsys.readouterr().out.splitlines()
+    assert f"data.root={tmp_path}: left out because it lies beside train, val and test: 'other/a/5.png'" in printed
 
 
 @pytest.mark.parametrize(

@@ -79,13 +79,26 @@ def test_what_cannot_be_split_is_told(table: pd.DataFrame, settings: dict[str, o
 def test_article_trains_on_most_of_its_test_images() -> None:
     table = records([(label, 2) for _ in range(60) for label in "abc"])
     split = split_records(table, by="article")
-    test = set(split["path"][split["split"] == "test"])
-    listed = split[split["split"] != "test"]
-    assert set(listed["path"]) == set(table["path"])
+    test, unseen = (split[split["split"] == name] for name in ("test", "unseen"))
+    listed = split[split["split"].isin(["train", "val"])]
+    assert set(listed["path"]) | set(unseen["path"]) == set(table["path"])
     assert listed["path"].is_unique
-    leaked = len(test & set(listed["path"][listed["split"] == "train"])) / len(test)
+    assert not set(unseen["patient_id"]) & (set(listed["patient_id"]) | set(test["patient_id"]))
+    assert len(unseen) == pytest.approx(0.2 * len(table), rel=0.1)
+    in_train = set(listed["path"][listed["split"] == "train"])
+    leaked = len(set(test["path"]) & in_train) / len(test)
     assert 0.6 < leaked < 0.95
     assert 0.15 < (listed["split"] == "val").mean() < 0.25
+
+
+@settings(max_examples=5, deadline=None)
+@given(PATIENTS, st.integers(2, 5), st.integers(0, 5))
+def test_every_patient_is_tested_in_one_fold(patients, folds, seed) -> None:  # type: ignore[no-untyped-def]
+    table = records(patients + [(label, 1) for label in "abc" for _ in range(10)])
+    splits = [assign_splits(table, folds=folds, fold=fold, seed=seed) for fold in range(folds)]
+    tested = pd.concat([table["patient_id"][split == "test"].drop_duplicates() for split in splits])
+    assert sorted(tested) == sorted(set(table["patient_id"]))
+    assert all((split.groupby(table["patient_id"]).nunique() == 1).all() for split in splits)
 
 
 def test_patients_of_one_group_stay_together() -> None:

@@ -15,6 +15,7 @@ The last three may be missing; more columns are kept.
 """
 
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +24,8 @@ import pandas as pd
 
 from covid_xray.data.images import EXTENSIONS
 from covid_xray.errors import UserError
+
+_HIDDEN = re.compile(r"\.|__MACOSX$")
 
 
 def importers() -> list[str]:
@@ -61,8 +64,23 @@ def class_folders(root: Path, labels: Mapping[str, str]) -> list[tuple[Path, str
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Images in a folder and the folders in it, sorted, by their extensions."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    """Images in a folder and the folders in it, sorted, by their extensions; hidden ones (``._1.png``) are none."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and not path.is_dir())
+    return sorted(path for path in found if not any(map(_HIDDEN.match, path.relative_to(folder).parts)))
+
+
+def with_others(table: pd.DataFrame, source: Path, but: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Append all other images in ``source`` as rejected, so that none is left out in silence.
+
+    Args:
+        table: Rows of an importer.
+        source: The collection's folder.
+        but: Names of folders that hold no X-rays.
+    """
+    found = (file.relative_to(source) for file in image_files(source))
+    paths = {path.as_posix() for path in found if not set(path.parts) & set(but)} - set(table["path"])
+    others = pd.DataFrame({"path": sorted(paths)}, dtype=str).assign(reason="it lies outside the collection's folders")
+    return pd.concat([table, others], ignore_index=True).fillna("")
 
 
 def one_file(source: Path, *names: str) -> Path:

@@ -1,11 +1,11 @@
 """The images of DarkCovidNet (Ozturk et al. 2020).
 
-Layout: folders ``Covid-19``, ``No_findings``, ``Pneumonia`` (also ``normal``, and in any case of letters). Files of the
-last two come from NIH ChestX-ray8 and begin with the patient: ``00002658_001.png``. The first come from
-covid-chestxray-dataset: with its ``metadata.csv`` laid beside the folders, patients and views are taken from it.
-Without it, the patient is the file name less what tells the images of one case apart. That joins the patients of some
-publications, and takes each file that is named by a UUID for a patient of its own, which parts six of 84 patients.
-Source: github.com/muhammedtalo/COVID-19.
+Layout: folders ``Covid-19``, ``No_findings``, ``Pneumonia`` (also ``normal``, and in any case of letters), given as is
+or inside ``X-Ray Image DataSet/`` (at first ``Dataset/``), as the repository has them. Files of the last two come from
+NIH ChestX-ray8 and begin with the patient: ``00002658_001.png``. The first come from covid-chestxray-dataset: with its
+``metadata.csv`` laid beside the folders, patients and views are taken from it. Without it, the patient is the file name
+less what tells the images of one case apart. That joins the patients of some publications, and takes each file that is
+named by a UUID for a patient of its own, which parts six of 84 patients. Source: github.com/muhammedtalo/COVID-19.
 """
 
 import re
@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from covid_xray.data.importers import class_folders, cohen, image_files
+from covid_xray.data.importers import class_folders, cohen, image_files, with_others
 
 _LABELS = {
     **dict.fromkeys(("covid-19", "covid19", "covid"), "covid-19"),
     **dict.fromkeys(("no_findings", "no-findings", "normal"), "normal"),
     "pneumonia": "pneumonia",
 }
+_INSIDE = ("X-Ray Image DataSet", "Dataset")
 _NIH = re.compile(r"^(\d{8})_\d{3}$")
 _UUID = re.compile(r"^[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}$", re.IGNORECASE)
 # Endings of file names that number the images of a case, such as -day3, -PA, -12-hours, _f1a, -gr2_lrg-b.
@@ -32,9 +33,10 @@ _ENDING = re.compile(
 
 def read(source: Path) -> pd.DataFrame:
     """List the images of the three folders."""
-    known = _cohen_patients(source)
+    root = next((source / name for name in _INSIDE if (source / name).is_dir()), source)
+    known = _cohen_patients(root)
     rows = []
-    for folder, label in class_folders(source, _LABELS):
+    for folder, label in class_folders(root, _LABELS):
         for file in image_files(folder):
             nih = _NIH.match(file.stem)
             if nih:
@@ -43,7 +45,7 @@ def read(source: Path) -> pd.DataFrame:
                 patient, view = known.get(file.stem, (f"cohen-{case_of(file.stem)}", ""))
                 origin = "covid-chestxray-dataset"
             rows.append((file.relative_to(source).as_posix(), label, patient, origin, view))
-    return pd.DataFrame(rows, columns=["path", "label", "patient_id", "source", "view"])
+    return with_others(pd.DataFrame(rows, columns=["path", "label", "patient_id", "source", "view"]), source)
 
 
 def case_of(stem: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from covid_xray.data.importers import class_folders, image_files
+from covid_xray.data.importers import class_folders, image_files, with_others
 
 _LABELS = {
     **dict.fromkeys(("covid", "covid-19"), "covid-19"),
@@ -29,4 +29,5 @@ def read(source: Path) -> pd.DataFrame:
         images = folder / "images"
         for file in image_files(images if images.is_dir() else folder):
             rows.append((file.relative_to(source).as_posix(), label, "", "covid19-radiography", ""))
-    return pd.DataFrame(rows, columns=["path", "label", "patient_id", "source", "view"])
+    table = pd.DataFrame(rows, columns=["path", "label", "patient_id", "source", "view"])
+    return with_others(table, source, but=("masks",))
