@@ -37,10 +37,9 @@ LAYOUT = {
         "share of the time waiting for data": ["Multiline", ["^data_wait_share$"]],
     },
 }
-# Config groups whose choice (``model=resnet50``) is a hyper-parameter; and those of which nothing is.
-_CHOICES = ("experiment", "data", "model", "schedule", "augment", "optimizer", "trainer")
-_LEFT_OUT = ("run_dir", "resume", "name", "objective", *FREE_KEYS)
-_LEFT_OUT_GROUPS = ("logger", "callbacks", "hydra")
+# Settings, and groups of settings, that are no hyper-parameters.
+_LEFT_OUT = ("name", *FREE_KEYS)
+_LEFT_OUT_GROUPS = ("logger", "callbacks", "sweep", "hydra")
 
 
 def build_logger(cfg: DictConfig, folder: RunFolder, resume_from: Path | None) -> Any:
@@ -70,7 +69,7 @@ def log_start(
     writer.add_text("audit", f"{_counts_table(data)}\n\n{markdown(data.audit)}{leaks}")
     writer.add_figure("audit/associations", figure(data.audit))
     writer.add_custom_scalars(LAYOUT)
-    choices = {group: HydraConfig.get().runtime.choices.get(group) for group in _CHOICES}
+    choices = {group: choice for group, choice in HydraConfig.get().runtime.choices.items() if "/" not in group}
     settings = hyper_parameters(cfg, choices, module.schedule, module.group_names)
     _log_session_start(board, settings, HydraConfig.get().overrides.task, module.class_names)
 
@@ -103,11 +102,11 @@ def hyper_parameters(
 
     Args:
         cfg: Composed configuration.
-        choices: What was chosen of each config group, by the group's name.
+        choices: What was chosen of each config group (``model=resnet50``), by the group's name.
         schedule: The schedule.
         groups: Names of the layer groups.
     """
-    found: Settings = {group: choice or "null" for group, choice in choices.items()}
+    found: Settings = {group: choice or "null" for group, choice in choices.items() if group not in _LEFT_OUT_GROUPS}
     for key, value in flatten(cfg).items():
         if key in _LEFT_OUT or key.split(".")[0] in _LEFT_OUT_GROUPS:
             continue
