@@ -104,13 +104,14 @@ def _run(command: str, overrides: list[str]) -> None:
             _fail(_sentence(error))
 
     sys.argv[:] = [whole_argv[0], *overrides]
-    application: Callable[[], Any] = hydra_main(version_base="1.3", config_path=str(config_dir()), config_name=name)(
-        task
-    )
+    # A file in a folder of its own sees no config groups: so `report` can have a setting `sweep`, as there is a group.
+    own = config_dir() / name
+    folder = str(own if own.is_dir() else config_dir())
+    application: Callable[[], Any] = hydra_main(version_base="1.3", config_path=folder, config_name=name)(task)
     try:
         application()
         if failed := sweeps.conclude():
-            _fail(f"{failed} of the sweep's jobs failed; the same command tries them again, and no others")
+            _fail_jobs(failed)
     except SystemExit as stop:
         if not isinstance(stop.code, str):  # a sentence: see SweepStart
             raise
@@ -121,6 +122,8 @@ def _run(command: str, overrides: list[str]) -> None:
         # While it composes, Hydra tells some mistakes as a plain ValueError.
         if show_tracebacks or not (failed or isinstance(error, mistakes if composed else (*mistakes, ValueError))):
             raise
+        if failed:
+            _fail_jobs(failed)
         _fail(_sentence(error))
     finally:
         if not show_tracebacks:
@@ -137,12 +140,18 @@ def _sentence(error: BaseException) -> str:
         return str(cause).strip().rsplit("UserError: ", 1)[-1]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kept = [line for line in lines if not re.match(r"(full_key|object_type|reference_type|Config search path)", line)]
+    if len(kept) > 2 and kept[1].startswith("Available options"):
+        return f"{kept[0]}; use one of {', '.join(kept[2:])}"
     return " ".join(kept[:2]) if kept else type(error).__name__
 
 
 def _fail(sentence: str) -> NoReturn:
     print(f"covid-xray: {sentence}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _fail_jobs(failed: int) -> NoReturn:
+    _fail(f"{failed} of the sweep's jobs failed; the same command tries them again, and no job that is finished")
 
 
 def _complete(arguments: list[str]) -> None:

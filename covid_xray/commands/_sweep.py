@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from covid_xray.commands._run_folder import is_main_process, lock, write_atomically
-from covid_xray.commands._sweep_names import job_overrides, run_name
+from covid_xray.commands._sweep_names import job_overrides, run_name, setting_text
 from covid_xray.commands._sweep_study import continue_study, objective_value
 from covid_xray.errors import UserError
 from covid_xray.evaluation.sweep import FAILURE, JOB, PLAN, SweepRun, read_sweep, shown_metrics, sweep_csv
+
+# Our launchers have the plugins' names, so Hydra also checks them against the plugins' own: that alone is deprecated.
+warnings.filterwarnings("ignore", message=r"\n'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,24 @@ def refuse_overlay_without_sweep() -> None:
     overlay = HydraConfig.get().runtime.choices.get("sweep")
     if overlay is not None and not is_sweep():
         raise UserError(f"sweep={overlay} needs -m, which makes a sweep of it: covid-xray train -m sweep={overlay} ...")
+
+
+def refuse_several_devices(trainer: DictConfig, slurm: bool) -> None:
+    """Refuse a sweep's jobs on several devices where Lightning would start the processes for them.
+
+    It would do so with the sweep's command line, so that each of them ran the whole sweep, and trained with settings of
+    its own. SLURM starts all processes of a job itself.
+
+    Raises:
+        UserError: Then.
+    """
+    devices = trainer.get("devices", "auto")
+    one = len(devices) == 1 if OmegaConf.is_list(devices) else str(devices) == "1"
+    if not (one and trainer.get("num_nodes", 1) == 1) and not slurm:
+        raise UserError(
+            "a job of a sweep trains on one device here: use trainer.devices=1, with hydra/launcher=joblib for several "
+            "jobs at a time, or hydra/launcher=submitit_slurm, whose jobs may have several devices each"
+        )
 
 
 def run_job(run: Callable[[DictConfig], Any], cfg: DictConfig, sentence: Callable[[BaseException], str]) -> Any:
@@ -141,6 +163,9 @@ def _begin(config: DictConfig) -> _Sweep:
     folder = Path(config.hydra.sweep.dir)
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise UserError("a sweep is not for torchrun, which would run it in every process: leave torchrun or -m out")
+    sweeper, launcher = config.hydra.sweeper, config.hydra.launcher
+    if "trainer" in config:
+        refuse_several_devices(config.trainer, launcher["_target_"].endswith(".SlurmLauncher"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = lock(folder / ".lock")
@@ -148,7 +173,6 @@ def _begin(config: DictConfig) -> _Sweep:
         raise UserError(f"cannot write into the sweep's folder {folder}: {error.strerror or error}") from None
     if held is None:
         raise UserError(f"another sweep runs in {folder}; wait for its end, or give this one hydra.sweep.dir=...")
-    sweeper = config.hydra.sweeper
     _check_plugins(config)
     given = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     lines = [*given, *config.hydra.overrides.task]
@@ -213,7 +237,7 @@ def _print(runs: list[SweepRun], objective: str) -> None:
         table.add_column(column, justify="left" if column in ("overrides", "status") else "right", overflow="fold")
     varied = {key for run in runs for key, value in run.overrides.items() if value != runs[0].overrides.get(key)}
     for number, run in enumerate(runs):
-        told = " ".join(f"{key}={value}" for key, value in run.overrides.items() if key in varied)
+        told = " ".join(setting_text(key, value) for key, value in run.overrides.items() if key in varied)
         intervals = [run.interval(metric) for metric in metrics]
         figures = [i.text() if i.value == i.value else "" for i in intervals]
         minutes = "" if run.seconds is None else f"{run.seconds / 60:.1f}"

@@ -1,5 +1,6 @@
 """The name of a sweep's run folder: short, the same whenever the same job comes again, and good for any file system."""
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Iterable
@@ -34,6 +35,13 @@ def run_name(lines: Iterable[str], left_out: Iterable[str] = ()) -> str:
     if len(name) > _LONGEST or name != listed:
         name = f"{name[:_LONGEST]}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
     return name or "default"
+
+
+def setting_text(key: str, value: str) -> str:
+    """A setting for a narrow table: without the prefix that all phases share, and with four digits."""
+    with contextlib.suppress(ValueError):
+        value = f"{float(value):.4g}" if len(value) > 8 else value
+    return f"{key.removeprefix(_PREFIX)}={value}"
 
 
 def better(metric: str) -> str:

@@ -1,6 +1,8 @@
 """An Optuna study that was killed goes on: its finished trials count, its interrupted ones come first."""
 
+import logging
 import math
+import warnings
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -24,6 +26,8 @@ def continue_study(sweeper: DictConfig) -> None:
         return
     import optuna
 
+    optuna.logging.set_verbosity(logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # enqueue_trial, since 1.2
     try:
         study = optuna.create_study(
             storage=sweeper.storage, study_name=sweeper.study_name, direction=sweeper.direction, load_if_exists=True

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from covid_xray.commands._build import build_callbacks, build_data, build_module, build_schedule, build_trainer
 from covid_xray.commands._run_folder import RunFolder, is_main_process, write_atomically
-from covid_xray.commands._sweep import is_sweep
+from covid_xray.commands._sweep import is_sweep, refuse_several_devices
 from covid_xray.commands._sweep_device import on_own_device
 from covid_xray.commands._tensorboard import build_logger, log_finish, log_start
 from covid_xray.errors import UserError
@@ -55,18 +55,8 @@ def _check(cfg: DictConfig) -> None:
         raise UserError(f"checkpoint.select must be best or last, not {cfg.checkpoint.select!r}")
     if not isinstance(cfg.deterministic, bool):
         raise UserError(f"deterministic must be true or false, not {cfg.deterministic!r}")
-    # Lightning would start its other processes with this command line, so that each of them would run the whole sweep.
-    if is_sweep() and not _wants_one_device(cfg.trainer) and os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
-        raise UserError(
-            "a job of a sweep trains on one device here: use trainer.devices=1, with hydra/launcher=joblib for several "
-            "jobs at a time, or hydra/launcher=submitit_slurm, whose jobs may have several devices each"
-        )
-
-
-def _wants_one_device(trainer: DictConfig) -> bool:
-    devices = trainer.get("devices", "auto")
-    one = len(devices) == 1 if OmegaConf.is_list(devices) else str(devices) == "1"
-    return one and trainer.get("num_nodes", 1) == 1
+    if is_sweep():
+        refuse_several_devices(cfg.trainer, slurm=os.environ.get("SUBMITIT_EXECUTOR") == "slurm")
 
 
 def _check_objective(objective: str, class_names: list[str]) -> None:

@@ -1,0 +1,114 @@
+"""More than one process: launchers of sweeps, devices shared out, torchrun and SLURM."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TESTS, Command, differences, load_state
+from omegaconf import OmegaConf
+
+from covid_xray.commands import _sweep_device
+from covid_xray.evaluation.sweep import read_sweep
+
+SWEEP = ("train", "-m", "experiment=tiny", "logger=none", "seed=-1,0")
+TAKE = """
+import sys, time
+from omegaconf import OmegaConf
+from covid_xray.commands._sweep_device import on_own_device
+cfg = OmegaConf.create({"trainer": {"accelerator": "gpu", "devices": 1}})
+print(on_own_device(cfg, int(sys.argv[1])).trainer.devices, flush=True)
+print(on_own_device(cfg, int(sys.argv[1]) + 1).trainer.devices, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow)])
+def test_failure_loses_no_other_job(covid_xray: Command, workplace: Path, launcher: str) -> None:
+    folder = f"launched-{launcher}"
+    result = covid_xray(*SWEEP, f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}")
+    assert result.returncode == 2, result.stderr
+    failed, finished = read_sweep(workplace / folder)
+    assert (failed.status, finished.status) == ("failed", "finished")
+    assert "seed must be" in str(failed.error)
+    assert "1 of the sweep's jobs failed" in result.stderr
+    assert "Warning" not in result.stderr
+    assert (workplace / folder / "sweep.csv").is_file()
+
+
+def test_devices_by_job_number() -> None:
+    assert [_sweep_device.device_order(job, 3)[0] for job in range(5)] == [0, 1, 2, 0, 1]
+    assert _sweep_device.device_order(4, 3) == [1, 2, 0]
+
+
+def test_processes_take_different_devices_and_keep_them(tmp_path: Path) -> None:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "3,5", "TMPDIR": str(tmp_path)}
+    taken, holders = [], []
+    try:
+        for job in (0, 2, 4):  # whose numbers all ask for the first
+            command = [sys.executable, "-c", TAKE, str(job)]
+            holder = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+            holders.append(holder)
+            assert holder.stdout is not None
+            first, second = holder.stdout.readline(), holder.stdout.readline()
+            taken.append(first.strip())
+            assert first == second, "a process keeps the device that it has started"
+    finally:
+        for holder in holders:
+            holder.kill()
+            holder.wait()
+    assert taken == ["[0]", "[1]", "[0]"], "the third has to share"
+
+
+def test_devices_that_were_chosen_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    for trainer in ({"accelerator": "cpu", "devices": 1}, {"accelerator": "gpu", "devices": [1]}):
+        cfg = OmegaConf.create({"trainer": trainer})
+        assert _sweep_device.on_own_device(cfg, 1) == cfg
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    cfg = OmegaConf.create({"trainer": {"accelerator": "auto", "devices": 1}})
+    assert _sweep_device.on_own_device(cfg, 1) == cfg
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def torchrun(node: int, port: int) -> tuple[list[str], dict[str, str]]:
+    start = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", f"--node-rank={node}"]
+    return [sys.executable, *start, "--master-addr=127.0.0.1", f"--master-port={port}", "-m", "covid_xray"], {}
+
+
+def slurm(node: int, port: int) -> tuple[list[str], dict[str, str]]:
+    job = {"JOB_ID": "1", "JOB_NAME": "train", "NTASKS": "2", "NTASKS_PER_NODE": "1", "NNODES": "2"}
+    task = {"PROCID": str(node), "LOCALID": "0", "NODEID": str(node), "NODELIST": "127.0.0.1"}
+    return [sys.executable, "-m", "covid_xray"], {
+        "MASTER_PORT": str(port),
+        **{f"SLURM_{key}": value for key, value in (job | task).items()},
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", [torchrun, slurm])
+def test_two_nodes_train_as_one(workplace: Path, start: object) -> None:
+    name = f"nodes-{start.__name__}"  # type: ignore[attr-defined]
+    settings = ["train", "experiment=tiny", "logger=none", f"run_dir={name}", "data.num_workers=0"]
+    settings += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2"]
+    settings += ["+callbacks.dump._target_=probes.StateDump"]
+    port, nodes = free_port(), []
+    for node in (0, 1):
+        command, extra = start(node, port)  # type: ignore[operator]
+        environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", **extra}
+        nodes.append(subprocess.Popen([*command, *settings], cwd=workplace, env=environment, stderr=subprocess.PIPE))
+    for process in nodes:
+        _, err = process.communicate(timeout=400)
+        assert process.returncode == 0, err.decode()
+    ranks = [load_state(workplace / name / f"state-epoch3-rank{rank}.pt") for rank in (0, 1)]
+    weights = [{k: v for k, v in state["weights"].items() if "running_" not in k} for state in ranks]  # type: ignore[attr-defined]
+    assert differences(*weights) == []
+    assert (workplace / name / "metrics.json").is_file()

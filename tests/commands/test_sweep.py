@@ -1,0 +1,237 @@
+"""Sweeps: nothing is lost to a failure or a kill, and the same command does what is left."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from conftest import Command, differences, load_state
+from hydra import compose, initialize_config_dir
+from tiny_run import InProcess, command, mistake  # noqa: F401 fixture
+
+from covid_xray import cli
+from covid_xray.commands._run_folder import FREE_KEYS
+from covid_xray.commands._sweep_names import better, run_name, setting_text
+from covid_xray.commands._sweep_study import count_ended
+from covid_xray.evaluation.sweep import read_sweep
+
+KILL = "+callbacks.kill._target_=probes.KillAtStep"
+AT_20 = {"KILL_AT_STEP": "20"}
+
+
+def status(folder: Path) -> list[str]:
+    return [run.status for run in read_sweep(folder)]
+
+
+def test_failure_and_kill_lose_nothing(
+    covid_xray: Command,
+    command: InProcess,  # noqa: F811
+    workplace: Path,
+) -> None:
+    arguments = ("train", "-m", "experiment=tiny", "logger=none", KILL, "seed=-1,0,-2", "hydra.sweep.dir=killed@sweep")
+    folder = workplace / "killed@sweep"
+    killed = covid_xray(*arguments, env=AT_20)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert status(folder) == ["failed", "partial", "missing"]
+    again = covid_xray(*arguments)
+    assert again.returncode == 2, again.stderr
+    assert "Continuing: " in again.stdout
+    runs = read_sweep(folder)
+    assert [run.status for run in runs] == ["failed", "finished", "failed"]
+    assert [run.overrides["seed"] for run in runs] == ["-1", "0", "-2"]
+    assert runs[1].seconds is not None
+    assert runs[1].seconds > 0
+    accuracy = runs[1].interval("val/accuracy")
+    assert 0 <= accuracy.low <= accuracy.value <= accuracy.high <= 1
+    assert (folder / "sweep.csv").read_text().count("\n") == 4
+    for text in ("finished", f"{accuracy.low:.3f}", "seed=-2"):
+        assert text in again.stdout
+    assert "seed=-2 failed: seed must be" in again.stderr
+    assert "2 of the sweep's jobs failed" in again.stderr
+    assert "Traceback" not in again.stderr
+    before = (runs[1].folder / "checkpoints/last.ckpt").stat().st_mtime_ns
+    code, out, err = command(" ".join([*arguments[:-2], "seed=0", arguments[-1]]))
+    assert code == 0, err
+    assert "is finished" in out
+    assert (runs[1].folder / "checkpoints/last.ckpt").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_killed_study_goes_on_with_the_trial_it_was_at(covid_xray: Command, workplace: Path) -> None:
+    arguments = ("train", "-m", "sweep=optuna", "experiment=tiny", "logger=none", KILL, "hydra.sweep.dir=study")
+    killed = covid_xray(*arguments, "hydra.sweeper.n_trials=1", env=AT_20)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    again = covid_xray(*arguments, "hydra.sweeper.n_trials=1")
+    assert again.returncode == 0, again.stderr
+    assert status(workplace / "study") == ["finished"]
+    storage = f"sqlite:///{workplace / 'study/optuna.db'}"
+    study = optuna.load_study(storage=storage, study_name="val/loss")
+    first, second = study.trials
+    assert first.params == second.params
+    assert second.value == read_sweep(workplace / "study")[0].metrics["val/loss"]
+
+
+def test_study_in_which_all_trials_fail_says_so(command: InProcess, workplace: Path) -> None:  # noqa: F811
+    settings = "hydra.sweeper.n_trials=2 hydra.sweep.dir=failed-study"
+    code, out, err = command(f"train -m sweep=optuna experiment=tiny seed=-1 objective=val/accuracy {settings}")
+    assert code == 2
+    assert err.endswith(
+        "2 of the sweep's jobs failed; the same command tries them again, and no job that is finished\n"
+    )
+    assert "Traceback" not in out + err
+    study = optuna.load_study(storage=f"sqlite:///{workplace / 'failed-study/optuna.db'}", study_name="val/accuracy")
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL"]
+    assert study.direction.name == "MAXIMIZE"
+
+
+def test_trials_that_are_queued_again_have_not_ended() -> None:
+    ended = [{"lr": 0.1}, {"lr": 0.2}, {"lr": 0.2}, {"lr": 0.3}]
+    assert count_ended(ended, queued=[{"lr": 0.3}]) == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["seed=1", "experiment=tiny"], "seed=1"),
+        (
+            ["schedule.phases.unfrozen_small.max_lr=[1e-6,4e-4]", "data.fold=2"],
+            "data.fold=2,unfrozen_small.max_lr=1e-6_4e-4",
+        ),
+        (["+model.depth=3"], "model.depth=3"),
+        (["experiment=tiny"], "default"),
+    ],
+)
+def test_names_of_run_folders(lines: list[str], expected: str) -> None:
+    assert run_name(lines, ["experiment"]) == expected
+    assert run_name(reversed(lines), ["experiment"]) == expected
+
+
+@pytest.mark.parametrize("value", ["/data/x rays", "../up", "a/b", "'^(\\d+)_'", "~x", "x" * 400, "é/ü", "."])
+def test_any_override_gives_a_folder_of_its_own(tmp_path: Path, value: str) -> None:
+    name, other = run_name([f"data.root={value}"]), run_name([f"data.root={value}/"])
+    assert name != other
+    (tmp_path / name).mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_small_things() -> None:
+    assert better("val/loss") == "minimize"
+    assert better("val/recall/loss-like") == "maximize"
+    assert setting_text("schedule.phases.a.max_lr", "0.00044303752452") == "a.max_lr=0.000443"
+    assert setting_text("data.manifest", "long-name.csv") == "data.manifest=long-name.csv"
+
+
+def test_names_leave_out_what_changes_no_result() -> None:
+    settings = yaml.safe_load((cli.config_dir() / "settings/hydra.yaml").read_text())
+    assert settings["hydra"]["job"]["config"]["override_dirname"]["exclude_keys"] == ["sweep", *FREE_KEYS]
+
+
+JOBS = {"rates": 2, "sizes": 3, "seeds": 5, "folds": 5, "learning_rates": 9}
+SLOW = ("seeds", "folds", "learning_rates")  # many jobs to compose
+
+
+@pytest.mark.parametrize("overlay", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in JOBS])
+def test_overlays(command: InProcess, workplace: Path, overlay: str) -> None:  # noqa: F811
+    # Every job is composed, and then refused at once: cheap, and more than a plan.
+    code, _, err = command(f"train -m sweep={overlay} experiment=tiny resume=no-such hydra.sweep.dir=over/{overlay}")
+    assert code == 2
+    runs = read_sweep(workplace / "over" / overlay)
+    assert len(runs) == JOBS[overlay]
+    assert {run.error for run in runs} == {"resume must be auto or never, not 'no-such'"}
+    assert f"{JOBS[overlay]} of the sweep's jobs failed" in err
+
+
+def test_rates_and_sizes_reach_every_phase() -> None:
+    def phases(*overrides: str) -> dict[str, dict[str, object]]:
+        with initialize_config_dir(str(cli.config_dir()), version_base="1.3"):
+            cfg = compose("train", ["experiment=tiny", *overrides])
+        return dict(cfg.schedule.phases)
+
+    assert [phase["image_size"] for phase in phases("sizes=progressive").values()] == [32, 32, 48, 48]
+    assert [phase["image_size"] for phase in phases("sizes=fixed_small").values()] == [32] * 4
+    assert [phase["image_size"] for phase in phases("sizes=fixed_large").values()] == [48] * 4
+    discriminative, uniform = phases("rates=discriminative"), phases("rates=uniform")
+    assert discriminative == phases(), "the article's"
+    for name, phase in uniform.items():
+        given = discriminative[name]["max_lr"]
+        peak = float(given.removeprefix("slice(").rstrip(")")) if isinstance(given, str) else given[-1]  # type: ignore[index]
+        assert phase["max_lr"] == peak
+
+
+MISTAKES = {
+    "overlay without -m": ("train sweep=seeds", "needs -m"),
+    "unknown overlay": ("train -m sweep=nothing", "use one of folds"),
+    "unknown setting": ("train -m seed=0,1 foo=1", "foo"),
+    "run_dir": ("train -m experiment=tiny seed=0,1 run_dir=x", "hydra.sweep.dir"),
+    "jobs that are the same": ("train -m experiment=tiny data.num_workers=0,2 hydra.sweep.dir=m1", "differ in nothing"),
+    "subprocess DDP": ("train -m experiment=tiny trainer=ddp seed=0,1", "trains on one device here"),
+    "two devices": ("train -m experiment=tiny trainer.devices=2 seed=0,1", "trains on one device here"),
+    "objective": ("train experiment=tiny objective=val/acc", "objective='val/acc'"),
+    "storage": (
+        "train -m sweep=optuna experiment=tiny hydra.sweep.dir=m2 hydra.sweeper.storage=sqlite:////nowhere/x.db",
+        "hydra.sweeper.storage",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes(command: InProcess, name: str) -> None:  # noqa: F811
+    line, expected = MISTAKES[name]
+    mistake(command(line), expected)
+
+
+def test_sweep_over_devices_fails_by_job(command: InProcess) -> None:  # noqa: F811
+    code, _, err = command("train -m experiment=tiny seed=-1 trainer.devices=1,2 hydra.sweep.dir=devices")
+    assert code == 2
+    assert "trainer.devices=2 failed: a job of a sweep trains on one device here" in err
+    assert "trainer.devices=1 failed: seed must be" in err
+
+
+def test_folder_in_use_is_refused(command: InProcess, workplace: Path) -> None:  # noqa: F811
+    folder = workplace / "in-use"
+    (folder / "sweep").mkdir(parents=True)
+    hold = (
+        "import sys, time; from pathlib import Path; from covid_xray.commands._run_folder import lock; "
+        "files = [lock(Path(name) / '.lock') for name in sys.argv[1:]]; print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", hold, folder, folder / "sweep"], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        mistake(command("train experiment=tiny run_dir=in-use"), "another process is training in")
+        mistake(command("train -m experiment=tiny seed=0,1 hydra.sweep.dir=in-use/sweep"), "another sweep runs in")
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+@pytest.mark.slow
+def test_spot_machine_taken_away_again_and_again(covid_xray: Command, workplace: Path) -> None:
+    """SIGTERM at any moment, be it while importing; the loop of docs/cluster.md ends with the undisturbed weights."""
+    arguments = ["train", "experiment=tiny", "logger=none", "+callbacks.dump._target_=probes.StateDump"]
+    assert covid_xray(*arguments, "run_dir=undisturbed").returncode == 0
+    draw = random.Random(0)
+    patience, stops = 3.0, 0
+    while True:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "covid_xray", *arguments, "run_dir=spot"], cwd=workplace, stdout=subprocess.DEVNULL
+        )
+        time.sleep(patience * draw.uniform(0.5, 1))
+        process.terminate()
+        code = process.wait(timeout=120)
+        if code == 0:
+            break
+        assert code in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        stops += 1
+        patience *= 1.3  # so that the loop ends, on however slow a machine
+    assert stops >= 2
+    final = "state-epoch3-rank0.pt"
+    assert differences(load_state(workplace / "undisturbed" / final), load_state(workplace / "spot" / final)) == []
+    clock = json.loads((workplace / "spot/seconds.json").read_text())
+    assert clock["seconds"] > 0
