@@ -21,6 +21,9 @@ def run(cfg: DictConfig) -> None:
     """Compare the runs of a sweep, finished or not."""
     folder, runs = _read(cfg)
     metric = _metric(cfg.metric, runs)
+    from matplotlib.figure import Figure
+
+    from covid_xray.evaluation.figures import figure_png
     from covid_xray.evaluation.report import Report, render_report
     from covid_xray.evaluation.sweep_tables import group_runs, number, results_csv
 
@@ -34,7 +37,6 @@ def run(cfg: DictConfig) -> None:
         key_figures={
             "runs finished": f"{len(finished)} of {len(runs)}",
             f"best {metric}" + " (mean)" * (len(settings[0].runs) > 1): number(metric, settings[0].mean(metric)),
-            "of": settings[0].name,
             "hours in all": f"{sum(run.seconds or 0 for run in runs) / 3600:.2f}",
         },
         warnings=_warnings(runs, settings, metric),
@@ -46,9 +48,9 @@ def run(cfg: DictConfig) -> None:
         for name in _FIGURES:  # one that this sweep does not have may lie there from before
             (output / name).unlink(missing_ok=True)
         for name, picture in pictures.items():
-            assert isinstance(picture.figure, bytes)
+            assert isinstance(picture.figure, Figure)
             draft = output / f"{name}.tmp"
-            draft.write_bytes(picture.figure)
+            draft.write_bytes(figure_png(picture.figure))
             draft.replace(output / name)
         write_atomically(output / "results.csv", results_csv(runs, metric))
         write_atomically(output / "report.html", render_report(report))
@@ -100,7 +102,6 @@ def _warnings(runs: Sequence[SweepRun], settings: Sequence["Setting"], metric: s
 
 
 def _pictures(settings: Sequence["Setting"], runs: Sequence[SweepRun], metric: str) -> dict[str, "Picture"]:
-    from covid_xray.evaluation.figures import figure_png
     from covid_xray.evaluation.learning_curves import read_curves
     from covid_xray.evaluation.report import Picture
     from covid_xray.evaluation.sweep_figures import curves_figure, numeric_keys, ranking_figure, settings_figure
@@ -116,7 +117,7 @@ def _pictures(settings: Sequence["Setting"], runs: Sequence[SweepRun], metric: s
         lines = "; dotted lines: ends of phases" if len(phases) > 1 else ""
         figure = curves_figure(settings, curves, tags, phases)
         figures["curves.png"] = (figure, f"Validation after every epoch, in the ranking's colours{lines}.")
-    return {name: Picture(figure_png(figure), caption) for name, (figure, caption) in figures.items()}
+    return {name: Picture(figure, caption) for name, (figure, caption) in figures.items()}
 
 
 def _phases(runs: Sequence[SweepRun]) -> dict[str, int]:
@@ -136,7 +137,10 @@ def _sections(settings: Sequence["Setting"], metric: str, pictures: dict[str, "P
     repeated = any(len(setting.runs) > 1 for setting in settings)
     tables = [settings_table(settings, metric)] if repeated else []
     first = [pictures[name] for name in ("ranking.png", "settings.png") if name in pictures]
-    sections = [Section("Final figures", pictures=first, tables=[*tables, runs_table(settings, metric)])]
+    best = f"Best by {'mean ' * repeated}{metric}: {settings[0].name}." if len(settings) > 1 else ""
+    sections = [
+        Section("Final figures", [best] * bool(best), pictures=first, tables=[*tables, runs_table(settings, metric)])
+    ]
     if "curves.png" in pictures:
         sections.append(Section("Learning curves", pictures=[pictures["curves.png"]]))
     return sections

@@ -109,6 +109,9 @@ def curves_figure(
                 colour = COLOURS[row] if row < _COLOURED else _LIGHT
                 marker = "o" if len(curve) == 1 else None
                 axis.plot(list(curve), list(curve.values()), color=colour, linewidth=1.4, alpha=0.85, marker=marker)
+        heights = [height for of_run in curves.values() for height in of_run.get(tag, {}).values()]
+        if tag.endswith("/loss") and heights and max(heights) > 10 * min(heights) > 0:
+            axis.set_yscale("log")  # one loss that explodes would flatten all others
         axis.set_ylabel(tag)
         axis.grid(axis="y", color="#e5e5e5", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
