@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,7 +118,10 @@ def make_study(cfg: DictConfig, run: TrainedRun) -> Study:
         raise UserError(f"prevalence: {unknown[0]!r} is no class; use {', '.join(run.class_names)}")
     table, records, own = find_images(cfg, run)
     table = table.assign(sha256=content_hashes(list(table["file"])))
-    leaks = (marked_leaks(run.folder.metrics) if own else ()) + leak_warnings(table, run.splits, records, own)
+    known = OmegaConf.select(run.cfg, "data.audit_cache")
+    leaks = (marked_leaks(run.folder.metrics) if own else ()) + leak_warnings(
+        table, run.splits, records, own, Path(known) if known else None
+    )
     calibration, no_calibration = calibration_of(run, records, cfg.num_workers)
     probed = _probed_rows(table, cfg.seed)
     masks = {CENTRE_BLACK: blacken_centre, CENTRE_ONLY: keep_centre, NO_BORDER: _without_border}

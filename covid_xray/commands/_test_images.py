@@ -112,16 +112,20 @@ def content_hashes(files: list[str]) -> list[str]:
 
 
 def leak_warnings(
-    tested: "pd.DataFrame", splits: "pd.DataFrame", records: "pd.DataFrame | None", own: bool
+    tested: "pd.DataFrame", splits: "pd.DataFrame", records: "pd.DataFrame | None", own: bool, cache: Path | None = None
 ) -> tuple[str, ...]:
     """What the test images share with those trained or chosen on, in words; nothing shared gives no words.
 
     Args:
-        tested: The test images, with the column ``sha256``.
+        tested: The test images.
         splits: The run's splits.csv.
         records: The run's own data, or None where it cannot be read.
         own: Whether the test images are the run's own.
+        cache: What the audit of the run's data remembers; see `covid_xray.data.fingerprints.fingerprint_files`.
     """
+    from covid_xray.data.audit import copies_among
+    from covid_xray.data.fingerprints import fingerprint_files
+
     words = []
     seen = splits[splits["split"].isin(["train", "val"])]
     if own and (shared := set(tested["patient_id"]) & set(seen["patient_id"])):
@@ -135,11 +139,11 @@ def leak_warnings(
     trained = records.merge(seen[["path"]], on="path")
     if len(trained) > MOST_HASHED:
         return (*words, f"More than {MOST_HASHED:,} training images: not checked for copies of test images.")
-    copies = set(content_hashes(list(trained["file"]))) - {""}
-    if twins := int(tested["sha256"].isin(copies).sum()):
+    equal, alike = copies_among(*(fingerprint_files(list(table["file"]), cache) for table in (tested, trained)))
+    if alike.any():
         words.append(
-            f"Leak: {twins} of {len(tested)} test images are byte for byte images of training or validation; "
-            "the figures are too good."
+            f"Leak: {alike.sum()} of {len(tested)} test images are images of training or validation "
+            f"({equal.sum()} with the same pixels, {alike.sum() - equal.sum()} nearly so); the figures are too good."
         )
     return tuple(words)
 

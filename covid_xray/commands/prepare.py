@@ -1,5 +1,7 @@
 """Turn a downloaded collection into a checked manifest to train on."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,4 +51,12 @@ def _show(prepared: "Prepared") -> None:
         console.print(f"Rejected: {count} x {reason}")
     console.print(f"Rejected in all: {len(rejected)} of {len(accepted) + len(rejected)}, listed in rejected.csv")
     console.print(f"Manifest: {prepared.manifest}")
-    console.print(f"Train:    covid-xray train data=manifest data.manifest={prepared.manifest}")
+    console.print(f"Train:    covid-xray train data=manifest {_override('data.manifest', str(prepared.manifest))}")
+
+
+def _override(key: str, value: str) -> str:
+    """A setting as it is typed in a shell: Hydra takes other signs than these only between double quotes."""
+    if re.fullmatch(r"[\w./~-]+", value, re.ASCII):
+        return f"{key}={value}"
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return shlex.quote(f'{key}="{escaped}"')

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from covid_xray.data.associations import associations
 from covid_xray.data.fingerprints import Fingerprints, fingerprint_files, reasons
@@ -171,6 +172,28 @@ def patient_groups(records: pd.DataFrame, fingerprints: Fingerprints) -> pd.Seri
     for group in groups(np.array(links, dtype=np.int64).reshape(-1, 2)):
         first[group] = group[0]
     return pd.Series(np.asarray(patients)[first[numbers]], index=records.index)
+
+
+def copies_among(images: Fingerprints, others: Fingerprints) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Say of every image whether the others hold one of the same pixels, and whether they hold one that looks the same.
+
+    Args:
+        images: Images, n of them.
+        others: Where to look.
+
+    Returns:
+        Two arrays (n,). The second is true where the first is.
+    """
+    both = Fingerprints(*(np.concatenate(fields) for fields in zip(images, others, strict=True)))
+    n = len(images.pixels)
+    equal, alike = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
+    *_, same = _duplicates(both, np.flatnonzero(both.reason == b""))
+    for group in same:
+        if group[-1] >= n:  # groups are sorted, and the others come last
+            rows = [row for row in group if row < n]
+            alike[rows] = True
+            equal[rows] = np.isin(both.pixels[rows], both.pixels[[row for row in group if row >= n]])
+    return equal, alike
 
 
 def _duplicates(

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from covid_xray.data.associations import associations, cramers_v
-from covid_xray.data.audit import AuditReport, audit_records, refuse_leaks
+from covid_xray.data.audit import AuditReport, audit_records, copies_among, refuse_leaks
 from covid_xray.data.fingerprints import fingerprint, fingerprint_files
 from covid_xray.data.images import GreyImage
 from covid_xray.data.manifest import read_manifest
@@ -131,6 +131,17 @@ def test_patient_on_two_sides(tmp_path: Path) -> None:
     report = audit_records(records)
     assert report.patients_across_splits == {"p": {"test": ["1.png"], "train": ["0.png"]}}
     assert report.leaks() == ["patient p in test (1.png) and train (0.png)"]
+
+
+def test_copies_of_other_images(tmp_path: Path, chests: list[GreyImage]) -> None:
+    """As `evaluate` looks for test images that were trained on: the same pixels in another format, or nearly so."""
+    changed = CHANGES["small, bright and recompressed"](chests[3])
+    tested = dataset(tmp_path / "a", {"0.bmp": chests[2], "1.png": changed, "2.png": chests[30], "3.png": changed})
+    (tmp_path / "a/2.png").write_bytes(b"no image")
+    trained = dataset(tmp_path / "b", {f"{number}.png": image for number, image in enumerate(chests[:20])})
+    equal, alike = copies_among(*(fingerprint_files(table["file"].tolist()) for table in (tested, trained)))
+    assert equal.tolist() == [True, False, False, False]
+    assert alike.tolist() == [True, True, False, True]
 
 
 def test_label_conflict(tmp_path: Path) -> None:

@@ -76,6 +76,16 @@ def test_what_cannot_be_split_is_told(table: pd.DataFrame, settings: dict[str, o
         assign_splits(table, **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("missing", ["train", "val", "test"])
+def test_class_that_a_given_split_lacks_is_told(missing: str) -> None:
+    table = records([(label, 1) for _ in range(30) for label in "ab"])
+    table["split"] = ["train", "val", "test"] * 20
+    other = "train" if missing == "val" else "val"
+    table.loc[(table["label"] == "b") & (table["split"] == missing), "split"] = other
+    with pytest.raises(UserError, match=f"no {missing} image of class 'b' .30 images in all."):
+        assign_splits(table)
+
+
 def test_article_trains_on_most_of_its_test_images() -> None:
     table = records([(label, 2) for _ in range(60) for label in "abc"])
     split = split_records(table, by="article")
