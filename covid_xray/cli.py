@@ -18,6 +18,15 @@ from typing import Any, NoReturn
 from covid_xray.errors import UserError
 
 PACKAGE = Path(__file__).parent
+# What Hydra says of a value that it takes for something else than text.
+_GRAMMAR = re.compile(
+    "mismatched input|extraneous input|no viable alternative|token recognition|LexerNoViableAlt|Ambiguous value"
+    "|Error parsing override"
+)
+_QUOTES = (
+    "; a path or name with other signs than letters, digits and ._-/ is typed in two pairs of quotes: "
+    "'data.root=\"a=b, c\"'"
+)
 NOTICE = "Research software, not a medical device: never use its output for diagnosis."
 
 
@@ -142,7 +151,8 @@ def _sentence(error: BaseException) -> str:
     kept = [line for line in lines if not re.match(r"(full_key|object_type|reference_type|Config search path)", line)]
     if len(kept) > 2 and kept[1].startswith("Available options"):
         return f"{kept[0]}; use one of {', '.join(kept[2:])}"
-    return " ".join(kept[:2]) if kept else type(error).__name__
+    sentence = " ".join(kept[:2]) if kept else type(error).__name__
+    return sentence + _QUOTES if _GRAMMAR.match(sentence) else sentence
 
 
 def _fail(sentence: str) -> NoReturn:

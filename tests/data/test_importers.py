@@ -1,5 +1,6 @@
 """Collections as their publishers name them, in tiny trees; what is accepted, what is rejected, and why."""
 
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -430,6 +431,21 @@ def test_command(covid_xray: Callable[..., subprocess.CompletedProcess[str]], wo
     wrong = covid_xray("prepare", "dataset=none", f"source={root}", "output=ready")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("covid-xray: dataset='none' is not known; use one of cohen")
+
+
+def test_paths_with_signs_that_hydra_takes_for_its_own(
+    covid_xray: Callable[..., subprocess.CompletedProcess[str]], workplace: Path
+) -> None:
+    odd = "o'ü [1]=a, b"
+    tree(workplace / odd, "a/1.png", "b/2.png")
+    refused = covid_xray("prepare", "dataset=folder", f"source={odd}", "output=odd")
+    assert refused.returncode == 2
+    assert """two pairs of quotes: 'data.root="a=b, c"'""" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    done = covid_xray("prepare", "dataset=folder", f'source="{odd}"', f'output="{odd}/out"')
+    assert done.returncode == 0, done.stderr
+    typed = shlex.split(done.stdout.splitlines()[-1].removeprefix("Train:"))
+    assert typed[-1] == f'data.manifest="{odd}/out/manifest.csv"'
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the real X-rays in {REAL}")
