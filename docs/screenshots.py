@@ -19,7 +19,7 @@ from urllib.request import urlopen
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FILTER = quote("^(lr/|val/accuracy|(train|val)/loss)", safe="")
 PAGES = {
-    "tensorboard.png": (f"#scalars&_smoothingWeight=0&tagFilter={FILTER}", (1600, 1100)),
+    "tensorboard.png": (f"#scalars&_smoothingWeight=0&tagFilter={FILTER}", (1600, 760)),
     "tensorboard-charts.png": ("#custom_scalars&_smoothingWeight=0", (1600, 1300)),
     "tensorboard-hparams.png": ("#hparams", (1600, 700)),
 }
