@@ -7,6 +7,7 @@ failure is written into its run folder instead, and told at the end.
 import gc
 import importlib.util
 import json
+import multiprocessing
 import os
 import sys
 import time
@@ -117,6 +118,9 @@ def run_job(run: Callable[[DictConfig], Any], cfg: DictConfig, sentence: Callabl
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     main = is_main_process()
+    if multiprocessing.get_start_method(allow_none=True) == "loky":
+        # joblib's workers would start the loader's workers in joblib's way, which torch does not know.
+        multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     if main:
         (folder / FAILURE).unlink(missing_ok=True)
         if not (folder / JOB).is_file():
