@@ -240,9 +240,9 @@ def test_a_million_rows(write: Callable[..., Path], monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("covid_xray.data.manifest._is_file", lambda path: True)
     rows = "".join(f"images/{number}.png,c{number % 3},p{number % 1000},s,\n" for number in range(1_000_000))
     file = write("path,label,patient_id,source,split\n" + rows)
-    start = time.perf_counter()
+    start = time.process_time()  # others may use the machine
     table = read_manifest(file)
-    assert time.perf_counter() - start < 30
+    assert time.process_time() - start < 30
     assert len(table) == 1_000_000
     assert table.memory_usage(deep=True).sum() < 600e6
 
