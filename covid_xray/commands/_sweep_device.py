@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from covid_xray.commands._run_folder import lock
 
-_held: dict[int, IO[str]] = {}  # the device that this process has taken, with the lock file that it keeps open
+_held: dict[int, IO[str] | None] = {}  # this process's device, with the lock file that it keeps open if it got one
 
 
 def on_own_device(cfg: DictConfig, job: int) -> DictConfig:
@@ -59,4 +59,5 @@ def _take(devices: list[str], job: int) -> int:
             if file is not None:
                 _held[index] = file
                 return index
-    return device_order(job, len(devices))[0]
+    _held[job % len(devices)] = None
+    return job % len(devices)
