@@ -21,7 +21,7 @@ SMALL = {
 # Notebook 2 as overrides of the command: whatever `experiment=demo` has otherwise.
 SAME = (
     *("experiment=demo", "model=resnet18", "data.patients=40", "data.root=data/phantoms", "run_dir=outputs/same"),
-    *("schedule.phases.frozen_small.max_lr=slice(1e-3)", "schedule.phases.frozen_large.max_lr=slice(3e-4)"),
+    *("schedule.phases.frozen_small.max_lr='slice(1e-3)'", "schedule.phases.frozen_large.max_lr='slice(3e-4)'"),
     *("schedule.phases.unfrozen_small.epochs=2", "schedule.phases.unfrozen_small.max_lr=[5e-4,1e-3]"),
     *("schedule.phases.unfrozen_large.epochs=1", "schedule.phases.unfrozen_large.max_lr=[2e-4,6e-4]"),
 )
