@@ -3,10 +3,12 @@
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from covid_xray.commands._run_folder import write_atomically
 from covid_xray.errors import UserError
@@ -19,6 +21,7 @@ from covid_xray.evaluation.report import Picture, Report, render_report
 def write_evaluation(
     folder: Path,
     predictions: Predictions,
+    estimates: Mapping[str, Estimates],
     numbers: Mapping[str, Any],
     pictures: Mapping[str, Picture],
     report: Report,
@@ -29,6 +32,7 @@ def write_evaluation(
     Args:
         folder: Where to.
         predictions: For ``predictions.csv``.
+        estimates: For ``metrics.csv``, by what was tested.
         numbers: For ``metrics.json``.
         pictures: By the name of their PNG file.
         report: For ``report.html``.
@@ -47,6 +51,7 @@ def write_evaluation(
         draft = folder / "predictions.csv.tmp"
         write_predictions(predictions, draft)
         draft.replace(folder / "predictions.csv")
+        write_atomically(folder / "metrics.csv", _metrics_csv(estimates))
         for name, content in drawn.items():
             draft = folder / f"{name}.png.tmp"
             draft.write_bytes(content)
@@ -58,6 +63,16 @@ def write_evaluation(
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
     return drawn
+
+
+def _metrics_csv(estimates: Mapping[str, Estimates]) -> str:
+    """A row per figure of merit, for spreadsheets and for tables that set runs side by side."""
+    rows = [
+        {"tested": tested, "metric": metric} | asdict(interval)
+        for tested, each in estimates.items()
+        for metric, interval in each.intervals.items()
+    ]
+    return pd.DataFrame(rows).to_csv(index=False, float_format="%.6g")
 
 
 def write_tensorboard(folder: Path, name: str, estimates: Estimates, pictures: Mapping[str, bytes]) -> None:

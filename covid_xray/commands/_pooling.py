@@ -61,7 +61,8 @@ def pool(cfg: DictConfig, runs: Sequence[Path]) -> None:
     pictures = _draw(pooled, estimates)
     target = Path(cfg.run) / "evaluation" / name
     report = _report(Path(cfg.run), pooled, estimates, folds, found, pictures)
-    drawn = write_evaluation(target, pooled, _numbers(pooled, estimates, folds, found), pictures, report)
+    tested = {"calibrated, all folds": estimates}
+    drawn = write_evaluation(target, pooled, tested, _numbers(pooled, estimates, folds, found), pictures, report)
     write_tensorboard(Path(cfg.run), name, estimates, drawn)
     row = folds["accuracy"]
     print(f"{len(runs)} folds, {len(pooled.labels)} images of {pooled.n_patients} patients")

@@ -45,7 +45,8 @@ def evaluate(cfg: DictConfig) -> Path:
     target = folder.path / "evaluation" / name
     pictures = draw(study)
     report = render(study, name, pictures)
-    drawn = write_evaluation(target, study.predictions, numbers(study), pictures, report, model_card(study))
+    tested = {**study.variants, **{f"shortcut test: {name}": each for name, each in study.conditions.items()}}
+    drawn = write_evaluation(target, study.predictions, tested, numbers(study), pictures, report, model_card(study))
     write_tensorboard(folder.path, name, study.estimates, drawn)
     _summarise(study, target)
     return target

@@ -20,7 +20,7 @@ from covid_xray.evaluation.predictions import read_predictions
 
 __all__ = ["command", "tiny_run"]
 CLASSES = ("covid-19", "normal", "pneumonia")
-FILES = {"predictions.csv", "metrics.json", "report.html", "model_card.md"}
+FILES = {"predictions.csv", "metrics.csv", "metrics.json", "report.html", "model_card.md"}
 FIGURES = {"confusion", "by_class", "roc", "precision_recall", "reliability", "shortcuts", "saliency"}
 
 
@@ -44,6 +44,12 @@ def test_files_and_predictions(evaluated: Path, tiny_run: Path) -> None:
     # The run's own test, by Lightning, saw the same images and weights.
     trained = json.loads((tiny_run / "metrics.json").read_text())
     assert accuracy_score(table["label"], table["prediction"]) == pytest.approx(trained["test/accuracy"])
+    figures = pd.read_csv(evaluated / "metrics.csv").set_index(["tested", "metric"])["value"]
+    assert figures["as trained", "accuracy"] == pytest.approx(trained["test/accuracy"], rel=1e-5)
+    shortcuts: Any = numbers(evaluated)["shortcuts"]
+    for name, condition in shortcuts["conditions"].items():
+        found = condition["metrics"]["macro_auroc"]["value"]
+        assert figures[f"shortcut test: {name}", "macro_auroc"] == pytest.approx(found, rel=1e-5)
 
 
 def test_numbers_agree_with_scikit_learn(evaluated: Path) -> None:
