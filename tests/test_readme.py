@@ -46,7 +46,7 @@ def command_lines(document: Path) -> list[str]:
 
 def name_and_overrides(line: str) -> tuple[str, list[str], bool]:
     """A command's name, its overrides, and whether it sweeps."""
-    words = shlex.split(line)[1:]
+    words = shlex.split(line)
     flags = {"-m", "--multirun", "--cfg", "job"}
     return words[0], [word for word in words[1:] if word not in flags], bool({"-m", "--multirun"} & set(words))
 
@@ -67,10 +67,12 @@ def mistake(name: str, overrides: list[str]) -> str:
 
 
 LINES = [
-    pytest.param(line, id=f"{document.relative_to(REPOSITORY)}: {line}")
+    pytest.param(found[1], id=f"{document.relative_to(REPOSITORY)}: {found[1]}")
     for document in DOCUMENTS
     for line in command_lines(document)
-    if line.startswith("covid-xray ")
+    if (
+        found := re.search(r"(?:covid-xray|-m covid_xray) ([a-z][^;]*)", line)
+    )  # after `srun`, `torchrun` or `until`, too
 ]
 
 
