@@ -83,7 +83,7 @@ def batch_figure(pixels: Tensor, titles: list[str]) -> Figure:
     columns = 4
     rows = -(-len(titles) // columns)
     figure = Figure(figsize=(2.2 * columns, 2.4 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes:
         axis.axis("off")
     for axis, image, title in zip(axes, pixels, titles, strict=False):

@@ -8,12 +8,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from covid_xray.module import XrayClassifier
 
+SHORT_EPOCH = 10.0  # seconds
+
 
 class Throughput(Callback):
     """Logs ``images_per_second`` and ``data_wait_share`` (of the step's time) at every step.
 
     Args:
-        warn_above: Warn once per epoch where training waited for data more than this share of the time.
+        warn_above: Warn once per epoch where training waited for data more than this share of the time; not in epochs
+            of seconds, whose first batches decide.
     """
 
     def __init__(self, warn_above: float = 0.1) -> None:
@@ -45,8 +48,9 @@ class Throughput(Callback):
         pl_module.log("images_per_second", images / step)
         pl_module.log("data_wait_share", self._waited_now / step)
         self._waiting_since = now
-        if batch_idx + 1 == trainer.num_training_batches and batch_idx > 10:
-            share = self._waited / (now - self._epoch_start)
+        seconds = now - self._epoch_start
+        if batch_idx + 1 == trainer.num_training_batches and seconds > SHORT_EPOCH:
+            share = self._waited / seconds
             if share > self.warn_above:
                 rank_zero_warn(
                     f"epoch {trainer.current_epoch + 1}: training waited for data {share:.0%} of the time; "

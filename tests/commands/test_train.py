@@ -1,12 +1,15 @@
 """One tiny run of the real command, and everything that it leaves behind."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import Command
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 CLASSES = ("covid-19", "normal", "pneumonia")
@@ -78,6 +81,8 @@ def test_pictures_and_text(board: EventAccumulator) -> None:
     phases = ("1_frozen_small", "2_unfrozen_small", "3_frozen_large", "4_unfrozen_large")
     for tag in [*(f"show_batch/{phase}" for phase in phases), "filters/first_layer", "confusion_matrix/test"]:
         assert tag in tags
+        with Image.open(io.BytesIO(board.Images(tag)[0].encoded_image_string)) as picture:
+            assert (np.asarray(picture.convert("L")) < 240).mean() > 0.2, f"{tag} is blank"
     assert len(board.Images("confusion_matrix/val")) == 4
     assert len(board.Images("filters/first_layer")) == 2
     text = board.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode()
