@@ -1,6 +1,7 @@
 """Sweeps: nothing is lost to a failure or a kill, and the same command does what is left."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
-from conftest import Command, differences, load_state
+from conftest import TESTS, Command, differences, load_state
 from hydra import compose, initialize_config_dir
 from tiny_run import InProcess, command, mistake  # noqa: F401 fixture
 
@@ -216,12 +217,12 @@ def test_spot_machine_taken_away_again_and_again(covid_xray: Command, workplace:
     """SIGTERM at any moment, be it while importing; the loop of docs/cluster.md ends with the undisturbed weights."""
     arguments = ["train", "experiment=tiny", "logger=none", "+callbacks.dump._target_=probes.StateDump"]
     assert covid_xray(*arguments, "run_dir=undisturbed").returncode == 0
+    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
     draw = random.Random(0)
     patience, stops = 3.0, 0
     while True:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "covid_xray", *arguments, "run_dir=spot"], cwd=workplace, stdout=subprocess.DEVNULL
-        )
+        start = [sys.executable, "-m", "covid_xray", *arguments, "run_dir=spot"]
+        process = subprocess.Popen(start, cwd=workplace, env=environment, stdout=subprocess.DEVNULL)
         time.sleep(patience * draw.uniform(0.5, 1))
         process.terminate()
         code = process.wait(timeout=120)
