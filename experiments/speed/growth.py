@@ -37,7 +37,7 @@ class Point:
 
 
 POINTS = [Point("images", 300 * times, 64, 16, "resnet18") for times in (1, 4, 16)] + [
-    Point("pixels", 300, size, 16, "resnet50") for size in (112, 224, 448)
+    Point("pixels", 150, size, 16, "resnet50") for size in (112, 224, 448)
 ]
 
 
