@@ -95,6 +95,9 @@ def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: "list[Callback]", l
     if settings.get("precision") == "auto":
         device = settings["accelerator"]
         settings["precision"] = best_precision(accelerator() if device == "auto" else device)
+    objects: dict[str, Any] = {"callbacks": callbacks, "logger": logger}
+    if isinstance(settings.get("profiler"), str):
+        objects["profiler"] = _profiler(settings.pop("profiler"), run_dir)
     fixed = {
         "max_epochs": epochs,
         "deterministic": cfg.deterministic,
@@ -111,7 +114,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: "list[Callback]", l
         raise UserError(f"trainer.{taken[0]} is set by the project and cannot be changed")
     node = OmegaConf.create({"trainer": settings})
     try:
-        trainer: Trainer = make(node, "trainer", callbacks=callbacks, logger=logger, **fixed)
+        trainer: Trainer = make(node, "trainer", **objects, **fixed)
     except (ValueError, RuntimeError) as error:  # Lightning's MisconfigurationException is a plain Exception
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
     except Exception as error:
@@ -119,6 +122,20 @@ def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: "list[Callback]", l
             raise
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
     return trainer
+
+
+def _profiler(name: str, run_dir: Path) -> Any:
+    """One of Lightning's profilers, which writes ``fit-profile.txt`` into the run folder."""
+    from lightning.pytorch import profilers
+
+    kinds = {
+        "simple": profilers.SimpleProfiler,
+        "advanced": profilers.AdvancedProfiler,
+        "pytorch": profilers.PyTorchProfiler,
+    }
+    if name not in kinds:
+        raise UserError(f"trainer.profiler must be one of {', '.join(kinds)}, or null, not {name!r}")
+    return kinds[name](dirpath=run_dir, filename="profile")
 
 
 def build_callbacks(cfg: DictConfig) -> "list[Callback]":

@@ -27,6 +27,7 @@ FREE_KEYS = (
     "data.num_workers",
     "data.audit_cache",
     "data.cache",
+    "trainer.profiler",
 )
 # Where the data lies may change; its content is compared by splits.csv.
 DATA_KEYS = ("data.root", "data.manifest")

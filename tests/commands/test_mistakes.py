@@ -59,6 +59,7 @@ MISTAKES = {
     "seed": ("train experiment=tiny seed=-1", "seed must be"),
     "accelerator": ("train experiment=tiny trainer.accelerator=abacus", "trainer: "),
     "precision": ("train experiment=tiny trainer.precision=7", "trainer: "),
+    "profiler": ("train experiment=tiny trainer.profiler=stopwatch", "trainer.profiler must be one of simple"),
     "no GPU": ("train experiment=tiny trainer=gpu", "trainer: "),
     "fixed trainer setting": (
         "train experiment=tiny +trainer.max_epochs=3",

@@ -130,7 +130,7 @@ def test_small_things() -> None:
 
 def test_names_leave_out_what_changes_no_result() -> None:
     settings = yaml.safe_load((cli.config_dir() / "settings/hydra.yaml").read_text())
-    assert settings["hydra"]["job"]["config"]["override_dirname"]["exclude_keys"] == ["sweep", *FREE_KEYS]
+    assert settings["hydra"]["job"]["config"]["override_dirname"]["exclude_keys"] == ["sweep", "name", *FREE_KEYS]
 
 
 JOBS = {"rates": 2, "sizes": 3, "seeds": 5, "folds": 5, "learning_rates": 9}
