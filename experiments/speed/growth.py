@@ -1,6 +1,7 @@
 """How time and memory of ``covid-xray train`` grow with the number of images and with their size: growth.csv.
 
-``python experiments/speed/growth.py``; drawn chests, so that any number can be had.
+``python experiments/speed/growth.py``; drawn chests, so that any number can be had. Whole epochs, with validation and
+checkpoint, against the number of images; training alone against their size, since the rest does not depend on it.
 """
 
 import csv
@@ -37,31 +38,25 @@ class Point:
 
 
 POINTS = [Point("images", 300 * times, 64, 16, "resnet18") for times in (1, 4, 16)] + [
-    Point("pixels", 150, size, 16, "resnet50") for size in (112, 224, 448)
+    Point("pixels", 100, size, 8, "resnet50") for size in (112, 224, 448)
 ]
 
 
 def main() -> None:
-    """Measure every point and write the table."""
+    """Measure every point; the table is written anew after each."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         for number, point in enumerate(POINTS):
             rows.append(measure(point, Path(name) / str(number)))
             print(*rows[-1].values(), flush=True)
-    for grows in ("images", "pixels"):
-        own = [row for row in rows if row["grows"] == grows]
-        for row in own:
-            row["per_unit_against_first"] = round(
-                row["epoch_seconds"] / row[grows] * own[0][grows] / own[0]["epoch_seconds"], 3
-            )
-    with (HERE / "growth.csv").open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, [*rows[0], "hardware"])
-        writer.writeheader()
-        writer.writerows(row | {"hardware": hardware()} for row in rows)
+            with (HERE / "growth.csv").open("w", newline="", encoding="utf-8") as handle:
+                writer = csv.DictWriter(handle, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
 
 
 def measure(point: Point, folder: Path) -> dict[str, Any]:
-    """Whole epochs, with validation and checkpoint: the median of three, after one that warms up."""
+    """The median of three measurements, after one that warms up."""
     folder.mkdir()
     settings = [
         "data=phantom", f"data.patients={point.patients}", "data.images_per_patient=1", f"data.size={point.size}",
@@ -72,17 +67,21 @@ def measure(point: Point, folder: Path) -> dict[str, Any]:
     command = [sys.executable, str(HERE / "contenders.py"), "train_with", *settings]
     with Contender(f"{point}", command, folder / "work") as contender:
         images = trained_images(folder / "work/run/splits.csv", point.batch)
-        contender.ask("images", images)
-        answers = [contender.ask("images", images) for _ in range(3)]
+        what = ("images", images) if point.grows == "images" else ("seconds", 3)
+        contender.ask(*what)
+        answers = [contender.ask(*what) for _ in range(3)]
     return {
         "grows": point.grows,
         "images": images,
         "pixels": point.size**2,
         "batch": point.batch,
         "model": point.model,
-        "epoch_seconds": round(statistics.median(answer["seconds"] for answer in answers), 2),
+        "milliseconds_per_image": round(
+            1000 * statistics.median(answer["seconds"] / answer["images"] for answer in answers), 2
+        ),
         "peak_mb": round(answers[-1]["peak_mb"]),
         "start_seconds": round(contender.first_step, 1),
+        "hardware": hardware(),
     }
 
 
