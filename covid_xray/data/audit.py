@@ -5,7 +5,7 @@ them meaningless; a source that goes with the label lets a classifier look elsew
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -184,7 +184,8 @@ def copies_among(images: Fingerprints, others: Fingerprints) -> tuple[NDArray[np
     Returns:
         Two arrays (n,). The second is true where the first is.
     """
-    both = Fingerprints(*(np.concatenate(fields) for fields in zip(images, others, strict=True)))
+    pairs: Iterable[tuple[Any, Any]] = zip(images, others, strict=True)
+    both = Fingerprints(*(np.concatenate(pair) for pair in pairs))
     n = len(images.pixels)
     equal, alike = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
     *_, same = _duplicates(both, np.flatnonzero(both.reason == b""))
