@@ -160,4 +160,4 @@ def marked_leaks(metrics: Path) -> tuple[str, ...]:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    return re.sub(r"[\W_]", "", name.casefold())

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_run import InProcess, command, copy_run, mistake, numbers, tiny_run
 
 from covid_xray.commands._inference import corner_view
+from covid_xray.commands._test_images import external_images
 from covid_xray.evaluation.predictions import read_predictions
 
 __all__ = ["command", "tiny_run"]
@@ -240,3 +241,9 @@ def test_corner_views_show_the_corners() -> None:
     assert means[0] > 1.5 * float(images.float().mean())
     assert means[1] == means[2] == means[3] == 0
     assert torch.equal(corner_view(images, 4), corner_view(images, 0).flip(-1))
+
+
+def test_class_names_are_matched_in_any_script() -> None:
+    records = pd.DataFrame({"label": ["COVID 19", "肺炎", "正常"], "path": ["a", "b", "c"]})
+    matched = external_images(records, ("covid-19", "肺炎", "正常"), None)
+    assert matched["label"].tolist() == ["covid-19", "肺炎", "正常"]
