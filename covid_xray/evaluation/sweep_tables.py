@@ -12,6 +12,8 @@ from covid_xray.evaluation.tables import Table
 
 # Settings that repeat a run rather than change it.
 REPEATS = ("seed", "data.fold")
+# Say which sweep a run belongs to, not what it does: runs of two commands may lie in one folder.
+_PLACES = ("sweep", "name")
 _PREFIX = "schedule.phases."  # phases have telling names of their own
 
 
@@ -45,7 +47,7 @@ class Setting:
 def varied_keys(runs: Sequence[SweepRun]) -> list[str]:
     """Names of the settings that are not the same in all runs, in the order in which they were given."""
     keys = list(dict.fromkeys(key for run in runs for key in run.overrides))
-    return [key for key in keys if len({run.overrides.get(key) for run in runs}) > 1]
+    return [key for key in keys if key not in _PLACES and len({run.overrides.get(key) for run in runs}) > 1]
 
 
 def group_runs(runs: Sequence[SweepRun], metric: str, lowest_first: bool) -> list[Setting]:
