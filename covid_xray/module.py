@@ -22,6 +22,7 @@ from covid_xray.optim import parameter_groups
 from covid_xray.schedule import Schedule
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 class XrayClassifier(LightningModule):
@@ -34,9 +35,11 @@ class XrayClassifier(LightningModule):
         optimizer: Makes an optimiser from parameter groups; rates are set at every step from the schedule.
         mean: Per-channel mean of pixels in [0, 1].
         std: Per-channel standard deviation of pixels in [0, 1].
+        compile_mode: Mode of `torch.compile` for training; ``reduce-overhead`` and ``max-autotune`` use CUDA graphs.
+            Validation and tests never are: they are short, and their last batch has a size of its own. None: not.
 
     Raises:
-        UserError: If the schedule does not fit the network's layer groups.
+        UserError: If the schedule does not fit the network's layer groups, or there is no such mode.
     """
 
     mean: Tensor
@@ -50,8 +53,11 @@ class XrayClassifier(LightningModule):
         optimizer: OptimizerFactory = torch.optim.AdamW,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        compile_mode: str | None = None,
     ) -> None:
         super().__init__()
+        if compile_mode not in (None, *COMPILE_MODES):
+            raise UserError(f"compile must be null or one of {', '.join(COMPILE_MODES)}, not {compile_mode!r}")
         if not isinstance(network, LayeredNetwork):
             raise UserError(f"model: {type(network).__name__} has no layer_groups()")
         # On CPUs with bf16 and on GPUs, convolutions are fastest with channels innermost.
@@ -67,6 +73,9 @@ class XrayClassifier(LightningModule):
         self.val_metrics = _metrics(len(self.class_names))
         self.test_metrics = _metrics(len(self.class_names))
         self.test_name = "test"  # which images are tested: part of the metrics' names
+        # Each phase has a size of its own and keeps it: code for any size would be slower.
+        compiled = torch.compile(self.forward, mode=compile_mode, dynamic=False) if compile_mode else self.forward
+        self._train_forward: Callable[[Tensor], Tensor] = compiled
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn grey uint8 images (batch, 1, h, w) into normalised float ones (batch, 3, h, w), channels last."""
@@ -81,7 +90,7 @@ class XrayClassifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Unweighted cross-entropy, as in the article."""
         images, labels = batch
-        loss = F.cross_entropy(self(images).float(), labels)
+        loss = F.cross_entropy(self._train_forward(images).float(), labels)
         self.log("train/loss", loss, on_step=True, on_epoch=False)
         return loss
 

@@ -73,6 +73,7 @@ def build_module(
         optimizer=instantiate(cfg.optimizer, _partial_=True, _convert_="all"),
         mean=mean,
         std=std,
+        compile_mode=cfg.compile,
     )
 
 

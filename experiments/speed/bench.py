@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from multiprocessing.connection import Connection, Listener
@@ -25,11 +27,13 @@ from typing import Any, Self
 import torch
 
 from covid_xray.data.images import write_png
-from covid_xray.data.phantom import draw_phantom
+from covid_xray.data.phantom import CLASSES, draw_phantom
 
 HERE = Path(__file__).parent
 REAL = HERE.parents[2] / "shared/data/chest-xrays"
-SPLITS = {"train": 320, "val": 64, "test": 16}
+Round = dict[str, dict[str, float]]  # what every contender answered, by name
+GPU = torch.cuda.is_available()  # needs more images, and more at a time, to be busy for a while
+SPLITS = {"train": 6400 if GPU else 320, "val": 64, "test": 16}
 CEILING, OURS, FASTAI = "bare loop, bf16, channels_last", "covid-xray train", "fastai 2 as documented"
 
 
@@ -42,20 +46,20 @@ class Scenario:
         root: Folder of the images, ``train|val|test/<class>/``.
         size: Side of the images, in pixels.
         batch: Images per step.
+        images: How many images to evaluate.
         unfrozen: Whether the body trains.
         train_bn: Whether BatchNorm trains where the body does not.
         run: A run folder to evaluate.
-        images: How many images to evaluate.
     """
 
     name: str
     root: str
-    size: int = 224
-    batch: int = 16
+    size: int
+    batch: int
+    images: int
     unfrozen: bool = True
     train_bn: bool = True
     run: str = ""
-    images: int = 512
 
 
 class Contender:
@@ -140,16 +144,17 @@ def main() -> None:
 
 
 def scenarios(root: str) -> list[Scenario]:
-    """The phases of the article's schedule, and evaluation; smaller batches at 448 pixels where there is no GPU."""
-    large = 16 if torch.cuda.is_available() else 8
+    """The phases of the article's schedule, and evaluation; smaller batches where there is no GPU."""
+    small = Scenario("", root, 224, batch=64 if GPU else 16, images=6400 if GPU else 512)
+    large = Scenario("", root, 448, batch=16 if GPU else 8, images=6400 if GPU else 128)
     return [
-        Scenario("unfrozen 224", root),
-        Scenario("frozen 224", root, unfrozen=False),
-        Scenario("frozen 224, BatchNorm fixed", root, unfrozen=False, train_bn=False),
-        Scenario("evaluation 224", root),
-        Scenario("unfrozen 448", root, size=448, batch=large),
-        Scenario("frozen 448", root, size=448, batch=large, unfrozen=False),
-        Scenario("evaluation 448", root, size=448, batch=large, images=128),
+        replace(small, name="unfrozen 224"),
+        replace(small, name="frozen 224", unfrozen=False),
+        replace(small, name="frozen 224, BatchNorm fixed", unfrozen=False, train_bn=False),
+        replace(small, name="evaluation 224"),
+        replace(large, name="unfrozen 448"),
+        replace(large, name="frozen 448", unfrozen=False),
+        replace(large, name="evaluation 448"),
     ]
 
 
@@ -162,8 +167,6 @@ def contenders(scenario: Scenario, fastai: str | None) -> list[dict[str, list[st
         for precision in ("float32", "bf16")
         for form in ("contiguous_format", "channels_last")
     }
-    if torch.cuda.is_available():
-        bare[f"{CEILING}, compiled"] = [*ours, "bare", settings, "bf16", "channels_last", "compiled"]
     lightning = ("trainer.precision=32-true", "optimizer.fused=false")
     whole = {
         CEILING: bare[CEILING],
@@ -171,6 +174,10 @@ def contenders(scenario: Scenario, fastai: str | None) -> list[dict[str, list[st
         "our module, Lightning's defaults": [*ours, "train", settings, *lightning],
         "torchvision reference loop": [*ours, "reference", settings],
     }
+    if GPU:  # on CPUs, compiling takes minutes and gains nothing
+        bare[f"{CEILING}, compiled"] = [*ours, "bare", settings, "bf16", "channels_last", "compiled"]
+        for change in ("compile=default", "compile=reduce-overhead", "trainer.benchmark=true"):
+            whole[f"{OURS} {change}"] = [*ours, "train", settings, change]
     if fastai:
         side = [str(Path(fastai).absolute()), str(HERE / "fastai_side.py"), settings]
         whole |= {FASTAI: side, "fastai 2, its faster options": [*side, "options"]}
@@ -183,28 +190,43 @@ def evaluators(scenario: Scenario, fastai: str | None) -> list[dict[str, list[st
     """Commands of those who evaluate, by name."""
     settings = json.dumps(asdict(scenario))
     ours = [sys.executable, str(HERE / "contenders.py")]
-    commands = {CEILING: [*ours, "bare_forward", settings], "covid-xray evaluate": [*ours, "evaluate", settings]}
+    names = {CEILING: "bare_forward", "covid-xray predict": "predict", "covid-xray evaluate, passes": "evaluate"}
+    commands = {name: [*ours, function, settings] for name, function in names.items()}
     if fastai:
         commands[FASTAI] = [str(Path(fastai).absolute()), str(HERE / "fastai_side.py"), settings, "validate"]
     return [commands]
+
+
+@contextmanager
+def started(commands: dict[str, list[str]], folder: Path, seconds: float) -> Iterator[dict[str, Contender]]:
+    """All contenders, warmed up; ended afterwards, whatever happens."""
+    with ExitStack() as stack:
+        running: dict[str, Contender] = {}
+        for number, (name, command) in enumerate(commands.items()):
+            running[name] = stack.enter_context(Contender(name, command, folder / str(number)))
+            running[name].ask("seconds", seconds)
+        yield running
+
+
+def take_turns(running: dict[str, Contender], repeats: int, seconds: float) -> list[Round]:
+    """What everyone answered, in rounds of one turn each."""
+    return [{name: each.ask("seconds", seconds) for name, each in running.items()} for _ in range(repeats)]
+
+
+def images_per_second(rounds: list[Round]) -> list[dict[str, float]]:
+    """Speed by name, a round each."""
+    return [{name: answer["images"] / answer["seconds"] for name, answer in each.items()} for each in rounds]
 
 
 def compete(
     scenario: Scenario, commands: dict[str, list[str]], folder: Path, repeats: int, seconds: float
 ) -> list[dict[str, Any]]:
     """Time all contenders in turn; a row for each."""
-    running: dict[str, Contender] = {}
-    try:
-        for number, (name, command) in enumerate(commands.items()):
-            running[name] = Contender(name, command, folder / str(number))
-            running[name].ask("seconds", seconds)  # warms up
-        rounds = [{name: each.ask("seconds", seconds) for name, each in running.items()} for _ in range(repeats)]
+    with started(commands, folder, seconds) as running:
+        rounds = take_turns(running, repeats, seconds)
         epoch = {name: running[name].ask("images", SPLITS["train"]) for name in (OURS, FASTAI) if name in running}
-        starts = {name: each.first_step for name, each in running.items()}
-    finally:
-        for each in running.values():
-            each.__exit__()
-    rates = [{name: answer["images"] / answer["seconds"] for name, answer in each.items()} for each in rounds]
+    starts = {name: each.first_step for name, each in running.items()}
+    rates = images_per_second(rounds)
 
     def ratio(name: str, other: str) -> float | str:
         if other not in commands:
@@ -238,15 +260,14 @@ def make_images(folder: Path) -> str:
     """Images of three classes in train, val and test: real X-rays where they lie beside the repository, or phantoms."""
     real = sorted(REAL.glob("*/*.jpg"))
     random.Random(0).shuffle(real)
-    drawn = ("normal", "opacity", "ground_glass")
     places = [split for split, number in SPLITS.items() for _ in range(number)]
     for index, split in enumerate(places):
-        original = real[index] if real else None
-        label = original.parent.name if original else drawn[index % 3]
+        original = real[index % len(real)] if real else None
+        label = original.parent.name if original else CLASSES[index % 3]
         place = folder / split / label
         place.mkdir(parents=True, exist_ok=True)
         if original:
-            (place / original.name).symlink_to(original)
+            (place / f"{index:04d}-{original.name}").symlink_to(original)
         else:
             write_png(place / f"{index:04d}.png", draw_phantom(label, index, 0, 512))
     return str(folder)
@@ -290,7 +311,7 @@ def hardware() -> str:
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     said = f"{names[0] if names else platform.processor()}, {os.cpu_count()} CPUs"
-    return f"{torch.cuda.get_device_name()}; {said}" if torch.cuda.is_available() else said
+    return f"{torch.cuda.get_device_name()}; {said}" if GPU else said
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import HERE, Contender, hardware, make_images, scenarios
+from bench import HERE, hardware, images_per_second, make_images, scenarios, started, take_turns
 
 UNDONE = {
     "as it is": (),
+    "as it is, again": (),
     "float32 instead of bfloat16": ("trainer.precision=32-true",),
     "contiguous instead of channels-last": ("+callbacks.form._target_=contenders.Contiguous",),
     "optimiser step not fused": ("optimizer.fused=false",),
@@ -38,19 +39,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for scenario in scenarios(make_images(Path(name) / "images"))[:2]:
             command = [sys.executable, str(HERE / "contenders.py"), "train", json.dumps(asdict(scenario))]
-            running = {
-                what: Contender(what, [*command, *undone], Path(name) / f"{scenario.name} {what}")
-                for what, undone in UNDONE.items()
-            }
-            for each in running.values():
-                each.ask("seconds", options.seconds)
-            answers = [
-                {what: each.ask("seconds", options.seconds) for what, each in running.items()}
-                for _ in range(options.repeats)
-            ]
-            for each in running.values():
-                each.__exit__()
-            rates = [{what: one["images"] / one["seconds"] for what, one in each.items()} for each in answers]
+            commands = {what: [*command, *undone] for what, undone in UNDONE.items()}
+            with started(commands, Path(name) / scenario.name, options.seconds) as running:
+                rates = images_per_second(take_turns(running, options.repeats, options.seconds))
             rows += [
                 {
                     "scenario": scenario.name,

@@ -140,8 +140,19 @@ def bare_forward(scenario: dict[str, Any]) -> None:
         pacer.batch_done(len(images))
 
 
+def predict(scenario: dict[str, Any]) -> None:
+    """What ``covid-xray predict`` does with every image: read, squish, run the network of a run."""
+    _infer(scenario, {})
+
+
 def evaluate(scenario: dict[str, Any]) -> None:
-    """What ``covid-xray evaluate`` and ``predict`` do with every image: read, squish, run the network of a run."""
+    """What ``covid-xray evaluate`` does with every image: the same, and again with parts taken away."""
+    from covid_xray.evaluation.shortcuts import blacken_centre, keep_centre
+
+    _infer(scenario, {"centre blacked out": blacken_centre, "centre only": keep_centre})
+
+
+def _infer(scenario: dict[str, Any], masks: dict[str, Any]) -> None:
     from covid_xray.commands._inference import infer
     from covid_xray.commands._trained import load_run
 
@@ -149,8 +160,8 @@ def evaluate(scenario: dict[str, Any]) -> None:
     found = sorted(map(str, Path(scenario["root"]).glob("train/*/*.*")))
     files = [found[index % len(found)] for index in range(scenario["images"])]
     while True:
-        infer(run, files)
-        pacer.batch_done(len(files))
+        infer(run, files, masks)
+        pacer.batch_done(len(files) * (1 + len(masks)))
 
 
 def our_network(scenario: dict[str, Any]) -> nn.Module:
@@ -171,4 +182,6 @@ if __name__ == "__main__":
     name, *arguments = sys.argv[1:]
     if name != "train_with":
         arguments[0] = json.loads(arguments[0])
-    {each.__name__: each for each in (train_with, train, bare, reference, bare_forward, evaluate)}[name](*arguments)
+    {each.__name__: each for each in (train_with, train, bare, reference, bare_forward, predict, evaluate)}[name](
+        *arguments
+    )

@@ -1,7 +1,8 @@
 """How time and memory of ``covid-xray train`` grow with the number of images and with their size: growth.csv.
 
 ``python experiments/speed/growth.py``; drawn chests, so that any number can be had. Whole epochs, with validation and
-checkpoint, against the number of images; training alone against their size, since the rest does not depend on it.
+checkpoint, against the number of images; training alone against their size, since the rest does not depend on it. The
+runs that are compared take turns, and ratios are taken within a round.
 """
 
 import csv
@@ -12,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import HERE, Contender, hardware
+from bench import HERE, hardware, started
 
 PHASE = "schedule.phases.frozen_small"
 DROPPED = [f"~schedule.phases.{name}" for name in ("unfrozen_small", "frozen_large", "unfrozen_large")]
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -23,66 +25,74 @@ class Point:
     """A training run.
 
     Attributes:
-        grows: What is varied: ``images`` or ``pixels``.
         patients: Chests that are drawn, one image each.
         size: Side of the images that are trained on, in pixels.
         batch: Images per step.
         model: Config group.
     """
 
-    grows: str
     patients: int
     size: int
     batch: int
     model: str
 
+    def command(self) -> list[str]:
+        """What starts the run."""
+        settings = [
+            "data=phantom", f"data.patients={self.patients}", "data.images_per_patient=1", f"data.size={self.size}",
+            "data.root=phantoms", f"model={self.model}", "model.weights=null", *DROPPED,
+            f"{PHASE}.image_size={self.size}", f"{PHASE}.batch_size={self.batch}", f"{PHASE}.trains=all",
+            f"{PHASE}.epochs=10000", f"{PHASE}.max_lr=1e-5", "run_dir=run",
+        ]  # fmt: skip
+        return [sys.executable, str(HERE / "contenders.py"), "train_with", *settings]
 
-POINTS = [Point("images", 300 * times, 64, 16, "resnet18") for times in (1, 4, 16)] + [
-    Point("pixels", 100, size, 8, "resnet50") for size in (112, 224, 448)
-]
+
+GROWTH = {
+    "images": [Point(600 * times, 64, 16, "resnet18") for times in (1, 4, 16)],
+    "pixels": [Point(100, size, 8, "resnet50") for size in (112, 224, 448)],
+}
 
 
 def main() -> None:
-    """Measure every point; the table is written anew after each."""
+    """Let both grow; the table is written anew after each."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
-        for number, point in enumerate(POINTS):
-            rows.append(measure(point, Path(name) / str(number)))
-            print(*rows[-1].values(), flush=True)
+        for grows, points in GROWTH.items():
+            rows += measure(grows, points, Path(name) / grows)
             with (HERE / "growth.csv").open("w", newline="", encoding="utf-8") as handle:
                 writer = csv.DictWriter(handle, list(rows[0]))
                 writer.writeheader()
                 writer.writerows(rows)
 
 
-def measure(point: Point, folder: Path) -> dict[str, Any]:
-    """The median of three measurements, after one that warms up."""
-    folder.mkdir()
-    settings = [
-        "data=phantom", f"data.patients={point.patients}", "data.images_per_patient=1", f"data.size={point.size}",
-        f"data.root={folder}/phantoms", f"model={point.model}", "model.weights=null", *DROPPED,
-        f"{PHASE}.image_size={point.size}", f"{PHASE}.batch_size={point.batch}", f"{PHASE}.trains=all",
-        f"{PHASE}.epochs=10000", f"{PHASE}.max_lr=1e-5", "run_dir=run",
-    ]  # fmt: skip
-    command = [sys.executable, str(HERE / "contenders.py"), "train_with", *settings]
-    with Contender(f"{point}", command, folder / "work") as contender:
-        images = trained_images(folder / "work/run/splits.csv", point.batch)
-        what = ("images", images) if point.grows == "images" else ("seconds", 3)
-        contender.ask(*what)
-        answers = [contender.ask(*what) for _ in range(3)]
-    return {
-        "grows": point.grows,
-        "images": images,
-        "pixels": point.size**2,
-        "batch": point.batch,
-        "model": point.model,
-        "milliseconds_per_image": round(
-            1000 * statistics.median(answer["seconds"] / answer["images"] for answer in answers), 2
-        ),
-        "peak_mb": round(answers[-1]["peak_mb"]),
-        "start_seconds": round(contender.first_step, 1),
-        "hardware": hardware(),
-    }
+def measure(grows: str, points: list[Point], folder: Path) -> list[dict[str, Any]]:
+    """Time some runs in turn; a row for each, with its cost against the smallest's."""
+    with started({str(point): point.command() for point in points}, folder, 3) as running:
+        images = [trained_images(folder / f"{index}/run/splits.csv", points[index].batch) for index in range(3)]
+        asked = [("images", number) if grows == "images" else ("seconds", 6) for number in images]
+        for each, what in zip(running.values(), asked, strict=True):
+            each.ask(*what)  # the epoch that is under way is ended
+        rounds = [[each.ask(*what) for each, what in zip(running.values(), asked, strict=True)] for _ in range(ROUNDS)]
+        starts = [each.first_step for each in running.values()]
+    rows = []
+    for index, point in enumerate(points):
+        share = 1 if grows == "images" else (point.size / points[0].size) ** 2
+        costs = [[answer["seconds"] / answer["images"] for answer in answers] for answers in rounds]
+        row = {
+            "grows": grows,
+            "images": images[index],
+            "pixels": point.size**2,
+            "batch": point.batch,
+            "model": point.model,
+            "milliseconds_per_image": round(1000 * statistics.median(cost[index] for cost in costs), 2),
+            "of_linear": round(statistics.median(cost[index] / cost[0] / share for cost in costs), 3),
+            "peak_mb": round(rounds[-1][index]["peak_mb"]),
+            "start_seconds": round(starts[index], 1),
+            "hardware": hardware(),
+        }
+        print(*row.values(), flush=True)
+        rows.append(row)
+    return rows
 
 
 def trained_images(splits: Path, batch: int) -> int:

@@ -54,6 +54,7 @@ MISTAKES = {
     "augmentation range": ("train experiment=tiny augment.transforms.0.warp=0.7", "SquishWarp needs warp"),
     "augmentation class": ("train experiment=tiny augment.transforms.0._target_=no.such.Thing", "no.such.Thing"),
     "resume": ("train experiment=tiny resume=yes-please", "resume must be"),
+    "compile": ("train experiment=tiny compile=fast", "compile must be null or one of default"),
     "select": ("train experiment=tiny checkpoint.select=first", "checkpoint.select"),
     "every_minutes": ("train experiment=tiny checkpoint.every_minutes=0", "checkpoint.every_minutes"),
     "seed": ("train experiment=tiny seed=-1", "seed must be"),

@@ -1,5 +1,6 @@
 """A run that is killed and continued ends exactly as one that was left alone."""
 
+import json
 import random
 import signal
 from pathlib import Path
@@ -88,3 +89,25 @@ def test_finished_run_says_so_and_changed_one_is_refused(
     assert changed.returncode == 2
     assert "optimizer.weight_decay: 0.01 -> 0.5" in changed.stderr
     assert (workplace / "whole" / FINAL).stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_compiled_run_resumes_and_agrees_with_a_plain_one(covid_xray: Command, workplace: Path) -> None:
+    settings = (
+        *SETTINGS,
+        "model.dropout=[0.0,0.0]",
+        "trainer.precision=32-true",
+    )  # compiled, dropout draws other numbers
+    compiled = (*settings, "compile=default", "run_dir=compiled")
+    for arguments in ((*settings, "run_dir=plain"), compiled):
+        result = covid_xray(*arguments, timeout=900)
+        assert result.returncode == 0, result.stderr
+    whole = load_state(workplace / "compiled" / FINAL)
+    assert differences(whole, load_state(workplace / "plain" / FINAL))
+    losses = [json.loads((workplace / run / "metrics.json").read_text())["val/loss"] for run in ("compiled", "plain")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    stopped = (*compiled[:-1], "run_dir=compiled-killed")
+    assert covid_xray(*stopped, env={"KILL_AT_STEP": "20"}, timeout=900).returncode == -signal.SIGKILL
+    result = covid_xray(*stopped, timeout=900)
+    assert result.returncode == 0, result.stderr
+    assert differences(whole, load_state(workplace / "compiled-killed" / FINAL)) == []

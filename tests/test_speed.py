@@ -1,0 +1,64 @@
+"""The scripts that measure speed, on sizes at which nothing is worth measuring."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from conftest import TESTS
+
+SPEED = TESTS.parent / "experiments/speed"
+SMALL = [
+    f"schedule.phases.{name}.{setting}"
+    for name, size in (("frozen_small", 32), ("unfrozen_small", 32), ("frozen_large", 48), ("unfrozen_large", 48))
+    for setting in (f"image_size={size}", "batch_size=8", "epochs=2")
+]
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(SPEED))
+    import bench as module
+
+    assert isinstance(module, ModuleType)
+    return module
+
+
+def test_phantoms_where_there_are_no_real_images(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "REAL", tmp_path / "nowhere")
+    monkeypatch.setattr(bench, "SPLITS", {"train": 4, "val": 3, "test": 2})
+    bench.make_images(tmp_path / "images")
+    found = [file.relative_to(tmp_path / "images").parts[0] for file in tmp_path.rglob("*.png")]
+    assert sorted(found) == ["test"] * 2 + ["train"] * 4 + ["val"] * 3
+
+
+@pytest.mark.slow
+def test_contenders_take_turns(bench: ModuleType, tmp_path: Path) -> None:
+    scenario = bench.Scenario("tiny", "", size=32, batch=2, images=2)
+    commands = bench.contenders(scenario, None)[0]
+    some = {name: commands[name] for name in ("bare loop, float32, contiguous_format", bench.CEILING)}
+    rows = bench.compete(scenario, some, tmp_path / "work", repeats=2, seconds=0.1)
+    assert [row["contender"] for row in rows] == list(some)
+    assert rows[1]["of_ceiling"] == 1
+    assert all(row["lowest"] <= row["images_per_second"] <= row["highest"] for row in rows)
+    assert all(row["first_step_seconds"] > 0.5 and row["peak_mb"] > 100 for row in rows)
+
+
+@pytest.mark.slow
+def test_article_scale(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    size = ("--images", "150", "--pixels", "64", "--dollars-per-hour", "36", "--output", str(table))
+    command = [sys.executable, str(SPEED / "article_scale.py"), *size, "model=resnet18", *SMALL]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    with table.open() as file:
+        *parts, whole = csv.DictReader(file)
+    phases = [row for row in parts if row["epochs"]]
+    assert [row["part"] for row in phases] == ["frozen_small", "unfrozen_small", "frozen_large", "unfrozen_large"]
+    assert all(row["epochs"] == "2" and (row["images"], row["val_images"]) == ("120", "30") for row in phases)
+    assert sum(float(row["seconds"]) for row in parts) == pytest.approx(float(whole["seconds"]), abs=0.5)
+    assert float(whole["dollars"]) == pytest.approx(float(whole["seconds"]) / 100, abs=0.001)
