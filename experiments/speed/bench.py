@@ -125,11 +125,12 @@ def main() -> None:
     parser.add_argument("--fastai", help="Python of a virtual environment with fastai 2")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4, help="least length of one measurement")
-    parser.add_argument("--only", nargs="*", help="scenarios, by name")
+    parser.add_argument("--only", nargs="*", help="scenarios, by name; rows of the others stay")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows: list[dict[str, Any]] = []
+        kept = read_others(HERE / "results.csv", options.only) if options.only else []
         for scenario in scenarios(make_images(folder / "images")):
             if options.only and scenario.name not in options.only:
                 continue
@@ -140,7 +141,7 @@ def main() -> None:
             for number, commands in enumerate(groups):
                 place = folder / f"{scenario.name} {number}"
                 rows += compete(scenario, commands, place, options.repeats, options.seconds)
-                write(HERE / "results.csv", rows, options.fastai)
+                write(HERE / "results.csv", kept, rows, options.fastai)
 
 
 def scenarios(root: str) -> list[Scenario]:
@@ -286,8 +287,14 @@ def finished_run(folder: Path, scenario: Scenario) -> str:
     return str(folder / "run")
 
 
-def write(file: Path, rows: list[dict[str, Any]], fastai: str | None) -> None:
-    """Write the table, with hardware and versions."""
+def read_others(file: Path, scenarios: list[str]) -> list[dict[str, Any]]:
+    """Rows that were written before, of scenarios that are not timed now."""
+    with file.open(encoding="utf-8") as handle:
+        return [row for row in csv.DictReader(handle) if row["scenario"] not in scenarios]
+
+
+def write(file: Path, kept: list[dict[str, Any]], rows: list[dict[str, Any]], fastai: str | None) -> None:
+    """Write the table, with hardware and versions, after the rows that are kept."""
     names = ("torch", "torchvision", "lightning", "numpy", "opencv-python-headless")
     versions = "; ".join(f"{name} {version(name)}" for name in names)
     if fastai:
@@ -301,7 +308,7 @@ def write(file: Path, rows: list[dict[str, Any]], fastai: str | None) -> None:
     with draft.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, [*rows[0], *where])
         writer.writeheader()
-        writer.writerows(row | where for row in rows)
+        writer.writerows(kept + [row | where for row in rows])
     draft.replace(file)
 
 

@@ -25,10 +25,44 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow)])
-def test_failure_loses_no_other_job(covid_xray: Command, workplace: Path, launcher: str) -> None:
+# A cluster of one machine. What these programs print and which variables jobs find is as SLURM's manual has it.
+CLUSTER = {
+    "sbatch": """
+        last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "${!#}")
+        for task in $(seq 0 "$last"); do
+            export SLURM_JOB_ID=$((77 + task)) SLURM_ARRAY_JOB_ID=77 SLURM_ARRAY_TASK_ID=$task SLURM_JOB_NAME=sweep
+            export SLURM_NTASKS=1 SLURM_NNODES=1 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 SLURM_NODELIST=localhost
+            bash "${!#}" > "$CLUSTER_LOG.$task" 2>&1
+        done &> /dev/null &
+        cp "${!#}" "$CLUSTER_LOG.sh"
+        echo "Submitted batch job 77"
+    """,
+    "srun": """
+        while [[ $1 == -* ]]; do [[ $1 == --output || $1 == --error ]] && shift; shift; done
+        exec "$@"
+    """,
+    "sacct": "printf 'JobID|State|NodeList\\n77_0|RUNNING|localhost\\n77_1|RUNNING|localhost\\n'",
+}
+
+
+def cluster(folder: Path) -> dict[str, str]:
+    """Environment in which SLURM's programs are ours."""
+    folder.mkdir()
+    for name, script in CLUSTER.items():
+        (folder / name).write_text(f"#!/bin/bash\n{script}")
+        (folder / name).chmod(0o755)
+    return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "CLUSTER_LOG": str(folder / "log")}
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("submitit_local", "submitit_slurm")]
+
+
+@pytest.mark.parametrize("launcher", ["joblib", *SLOW])
+def test_failure_loses_no_other_job(covid_xray: Command, workplace: Path, tmp_path: Path, launcher: str) -> None:
     folder = f"launched-{launcher}"
-    result = covid_xray(*SWEEP, f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}")
+    asked = ("hydra.launcher.partition=gpus",) if launcher == "submitit_slurm" else ()
+    environment = cluster(tmp_path / "bin") if asked else {}
+    result = covid_xray(*SWEEP, f"hydra/launcher={launcher}", *asked, f"hydra.sweep.dir={folder}", env=environment)
     assert result.returncode == 2, result.stderr
     failed, finished = read_sweep(workplace / folder)
     assert (failed.status, finished.status) == ("failed", "finished")
@@ -37,6 +71,17 @@ def test_failure_loses_no_other_job(covid_xray: Command, workplace: Path, launch
     assert "ConfigStore schema" not in result.stderr
     assert "Traceback" not in result.stderr
     assert (workplace / folder / "sweep.csv").is_file()
+    if asked:
+        said = (tmp_path / "bin/log.sh").read_text()
+        for option in (
+            "partition=gpus",
+            "gpus-per-node=1",
+            "time=1440",
+            "mem=32GB",
+            "cpus-per-task=8",
+            "signal=USR2@120",
+        ):
+            assert f"#SBATCH --{option}\n" in said
 
 
 def test_devices_by_job_number() -> None:
