@@ -25,15 +25,19 @@ def run_name(lines: Iterable[str], left_out: Iterable[str] = ()) -> str:
 
     Returns:
         Such as ``seed=1,unfrozen_small.max_lr=1e-6_4e-4``; ``default`` where nothing is left to tell. Where characters
-        had to go, a checksum at the end keeps different jobs apart.
+        had to go, a checksum at the end keeps different jobs apart; where the end has to go, the longest settings, such
+        as paths, come last, for they seldom vary.
     """
     hidden = set(left_out)
     items = sorted(f"{key}={value}" for key, value in job_overrides(lines).items() if key not in hidden)
-    told = ",".join(item.removeprefix(_PREFIX) for item in items)
-    listed = re.sub(r"\[([^][]*)\]", lambda found: re.sub(r",\s*", "_", found[1]), told)
+    items = [item.removeprefix(_PREFIX) for item in items]
+    told = listed = ",".join(items)
+    if len(told) > _LONGEST:
+        listed = ",".join(sorted(items, key=len))
+    listed = re.sub(r"\[([^][]*)\]", lambda found: re.sub(r",\s*", "_", found[1]), listed)
     name = re.sub(r"[^\w.=+,-]+", "_", listed).strip("_.")
     if len(name) > _LONGEST or name != listed:
-        name = f"{name[:_LONGEST]}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+        name = f"{name[:_LONGEST].rstrip('_.,')}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
     return name or "default"
 
 

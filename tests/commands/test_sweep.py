@@ -121,6 +121,13 @@ def test_any_override_gives_a_folder_of_its_own(tmp_path: Path, value: str) -> N
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_long_paths_do_not_push_out_what_varies() -> None:
+    paths = [f"data.manifest={'folder/' * 20}manifest.csv", "model.weights=weights/of/somebody/resnet50.safetensors"]
+    names = [run_name([*paths, f"seed={seed}"]) for seed in (0, 1)]
+    assert [name.split(",")[0] for name in names] == ["seed=0", "seed=1"]
+    assert all(len(name) < 200 for name in names)
+
+
 def test_small_things() -> None:
     assert better("val/loss") == "minimize"
     assert better("val/recall/loss-like") == "maximize"
