@@ -30,5 +30,5 @@ class OneCycle(Callback):
                 group["betas"] = (beta1, *group["betas"][1:])
             elif "momentum" in group:
                 group["momentum"] = beta1
-            pl_module.log(f"lr/{group['name']}", rate)
-        pl_module.log("beta1", beta1)
+        named = zip(optimizer.param_groups, rates, strict=True)
+        pl_module.log_step({f"lr/{group['name']}": rate for group, rate in named} | {"beta1": beta1})

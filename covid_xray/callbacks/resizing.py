@@ -27,6 +27,5 @@ class ProgressiveResizing(Callback):
         expected = (position.phase.batch_size // trainer.world_size, position.phase.image_size)
         if (found := (batch[0].shape[0], batch[0].shape[-1])) != expected:
             raise RuntimeError(f"epoch {trainer.current_epoch}: batch of (images, pixels) {found}, expected {expected}")
-        pl_module.log("image_size", float(position.phase.image_size))
-        pl_module.log("batch_size", float(position.phase.batch_size))
-        pl_module.log("phase", float(position.index + 1))
+        size, batch_size = float(position.phase.image_size), float(position.phase.batch_size)
+        pl_module.log_step({"image_size": size, "batch_size": batch_size, "phase": float(position.index + 1)})

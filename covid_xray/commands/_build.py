@@ -105,7 +105,6 @@ def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: "list[Callback]", l
         "default_root_dir": str(run_dir),
         "reload_dataloaders_every_n_epochs": 1,
         "use_distributed_sampler": False,
-        "log_every_n_steps": 1,
         "num_sanity_val_steps": 0,
         "enable_progress_bar": False,
         "enable_model_summary": False,

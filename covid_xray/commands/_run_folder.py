@@ -28,6 +28,7 @@ FREE_KEYS = (
     "data.audit_cache",
     "data.cache",
     "trainer.profiler",
+    "trainer.log_every_n_steps",
 )
 # Where the data lies may change; its content is compared by splits.csv.
 DATA_KEYS = ("data.root", "data.manifest")

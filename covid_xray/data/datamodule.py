@@ -15,7 +15,6 @@ import cv2
 import pandas as pd
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
 
 from covid_xray.data.audit import audit, patient_groups, refuse_leaks, refuse_unreadable
 from covid_xray.data.augmentation import Augmentation
@@ -23,6 +22,7 @@ from covid_xray.data.cache import StoredImages, open_store
 from covid_xray.data.dataset import Batch, XrayDataset, collate
 from covid_xray.data.fingerprints import Fingerprints, fingerprint_files
 from covid_xray.data.folders import read_folder
+from covid_xray.data.loader import TimedLoader
 from covid_xray.data.manifest import read_manifest
 from covid_xray.data.phantom import make_phantoms
 from covid_xray.data.sampling import EvalBatches, TrainBatches
@@ -31,7 +31,6 @@ from covid_xray.errors import UserError
 from covid_xray.schedule import Phase, Schedule
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-Loader = DataLoader[tuple[Any, int]]
 
 
 class XrayDataModule(LightningDataModule):
@@ -105,7 +104,7 @@ class XrayDataModule(LightningDataModule):
         # YAML reads a bare `off` as false.
         self._cache = None if cache in ("off", False, None) else Path(str(cache))
         self._stored: StoredImages | None = None
-        self._loaders: dict[str, Loader] = {}
+        self._loaders: dict[str, TimedLoader] = {}
         self._check_batches()
 
     @classmethod
@@ -166,7 +165,7 @@ class XrayDataModule(LightningDataModule):
             None if stored is None else stored.take(table["position"].to_numpy()),
         )
 
-    def train_dataloader(self) -> Loader:
+    def train_dataloader(self) -> TimedLoader:
         """Training batches of the current epoch, from the first one that is not yet trained on."""
         epoch, first_batch = self._progress()
         phase = self.schedule.at(epoch).phase
@@ -175,11 +174,11 @@ class XrayDataModule(LightningDataModule):
         loader.batch_sampler.begin(epoch, phase.batch_size, phase.image_size, first_batch)
         return loader
 
-    def val_dataloader(self) -> Loader:
+    def val_dataloader(self) -> TimedLoader:
         """Every validation image once, at the current phase's size."""
         return self._eval_loader("val", self.schedule.at(self._progress()[0]).phase)
 
-    def test_dataloader(self) -> Loader:
+    def test_dataloader(self) -> TimedLoader:
         """Every image of the subset ``tested`` once, at the last phase's size."""
         return self._eval_loader(self.tested, list(self.schedule.phases.values())[-1])
 
@@ -227,13 +226,13 @@ class XrayDataModule(LightningDataModule):
         within = loop.restarting and epochs.started > epochs.processed
         return epochs.processed, loop.epoch_loop.batch_progress.current.processed if within else 0
 
-    def _eval_loader(self, split: str, phase: Phase) -> Loader:
+    def _eval_loader(self, split: str, phase: Phase) -> TimedLoader:
         loader = self._loader(split)
         assert isinstance(loader.batch_sampler, EvalBatches)
         loader.batch_sampler.begin(phase.batch_size // self._ranks()[1], phase.image_size)
         return loader
 
-    def _loader(self, split: str) -> Loader:
+    def _loader(self, split: str) -> TimedLoader:
         if split not in self._loaders:
             dataset, (rank, world_size) = self.dataset(split), self._ranks()
             sampler: TrainBatches | EvalBatches
@@ -241,7 +240,7 @@ class XrayDataModule(LightningDataModule):
                 sampler = TrainBatches(len(dataset), self.seed, rank, world_size)
             else:
                 sampler = EvalBatches(len(dataset), rank, world_size)
-            self._loaders[split] = DataLoader(
+            self._loaders[split] = TimedLoader(
                 dataset,
                 batch_sampler=sampler,
                 num_workers=self.num_workers,

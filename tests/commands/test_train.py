@@ -138,3 +138,14 @@ def test_find_lr_leaves_weights_alone_and_draws(covid_xray: Command, workplace: 
     events.Reload()
     assert "find_lr/loss" in events.Tags()["scalars"]
     assert "find_lr/curve" in events.Tags()["images"]
+
+
+def test_logging_now_and_then(covid_xray: Command, workplace: Path) -> None:
+    settings = ("experiment=tiny", "trainer.log_every_n_steps=10", "run_dir=seldom-logged")
+    result = covid_xray("train", *settings, timeout=300)
+    assert result.returncode == 0, result.stderr
+    events = EventAccumulator(str(workplace / "seldom-logged"), size_guidance={"scalars": 0})
+    events.Reload()
+    for tag in ("train/loss", "lr/head", "beta1", "phase", "images_per_second"):
+        assert [event.step for event in events.Scalars(tag)] == [9, 19, 29, 39], tag
+    assert len(events.Scalars("val/accuracy")) == 4
