@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from covid_xray.evaluation.report import Picture, Section
     from covid_xray.evaluation.sweep_tables import Setting
 
-_FIGURES = ("ranking.png", "settings.png", "curves.png")
+_FIGURES = ("ranking.png", "leak.png", "settings.png", "curves.png")
 
 
 def run(cfg: DictConfig) -> None:
@@ -104,10 +104,19 @@ def _warnings(runs: Sequence[SweepRun], settings: Sequence["Setting"], metric: s
 def _pictures(settings: Sequence["Setting"], runs: Sequence[SweepRun], metric: str) -> dict[str, "Picture"]:
     from covid_xray.evaluation.learning_curves import read_curves
     from covid_xray.evaluation.report import Picture
-    from covid_xray.evaluation.sweep_figures import curves_figure, numeric_keys, ranking_figure, settings_figure
+    from covid_xray.evaluation.sweep_figures import (
+        LEAKED_AND_NOT,
+        curves_figure,
+        leak_figure,
+        numeric_keys,
+        ranking_figure,
+        settings_figure,
+    )
 
     bars = " Bars across: means of repeated runs." if any(len(setting.runs) > 1 for setting in settings) else ""
     figures = {"ranking.png": (ranking_figure(settings, metric), f"{metric} of every run, best setting first.{bars}")}
+    if any(all(name in run.metrics for name in LEAKED_AND_NOT) for run in runs):
+        figures["leak.png"] = (leak_figure(runs), "What the leak adds to the accuracy of every run.")
     if keys := numeric_keys(runs):
         figures["settings.png"] = (settings_figure(runs, metric, keys), f"{metric} over each setting that is a number.")
     tags = list(dict.fromkeys(["val/loss", "val/" + metric.split("/", 1)[1], "val/accuracy"]))[:2]
@@ -136,7 +145,7 @@ def _sections(settings: Sequence["Setting"], metric: str, pictures: dict[str, "P
 
     repeated = any(len(setting.runs) > 1 for setting in settings)
     tables = [settings_table(settings, metric)] if repeated else []
-    first = [pictures[name] for name in ("ranking.png", "settings.png") if name in pictures]
+    first = [pictures[name] for name in ("ranking.png", "leak.png", "settings.png") if name in pictures]
     best = f"Best by {'mean ' * repeated}{metric}: {settings[0].name}." if len(settings) > 1 else ""
     sections = [
         Section("Final figures", [best] * bool(best), pictures=first, tables=[*tables, runs_table(settings, metric)])

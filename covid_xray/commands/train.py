@@ -115,15 +115,17 @@ def _finish(
     metrics["leaks"] = float(len(leaks))
     if trainer.is_global_zero:
         log_finish(trainer.logger, metrics, trainer.global_step)
-        write_atomically(folder.metrics, json.dumps(metrics | _image_counts(data), indent=2) + "\n")
+        counts = _image_counts(data, [split for split in ("val", "test", "unseen") if f"{split}/loss" in metrics])
+        write_atomically(folder.metrics, json.dumps(metrics | counts, indent=2) + "\n")
         _summarise(cfg, folder, module, metrics)
     return metrics
 
 
-def _image_counts(data: "XrayDataModule") -> dict[str, float]:
+def _image_counts(data: "XrayDataModule", subsets: list[str]) -> dict[str, float]:
     """Images that the figures were counted on, in all and of each class: what their intervals need."""
     counts = {}
-    for split, of_class in data.counts()[["val", "test"]].items():
+    for split in subsets:
+        of_class = data.subset(split)["label"].value_counts().sort_index()
         counts[f"{split}/images"] = float(of_class.sum())
         counts |= {f"{split}/images/{name}": float(count) for name, count in of_class.items()}
     return counts

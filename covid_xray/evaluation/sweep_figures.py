@@ -16,6 +16,7 @@ from covid_xray.evaluation.sweep import SweepRun
 from covid_xray.evaluation.sweep_tables import REPEATS, Setting, is_share, varied_keys
 
 _COLOURED = 6  # settings; more colours cannot be told apart
+LEAKED_AND_NOT = ("test/accuracy", "unseen/accuracy")
 _LIGHT = "#c8ccd0"
 
 
@@ -46,6 +47,37 @@ def ranking_figure(settings: Sequence[Setting], metric: str) -> Figure:
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.grid(axis="x", color="#e5e5e5", linewidth=0.6)
     _format(axis.xaxis, metric)
+    return figure
+
+
+def leak_figure(runs: Sequence[SweepRun]) -> Figure:
+    """Accuracy on test images that leaked into training, and on unseen patients, with 95 % intervals, a row per run.
+
+    Args:
+        runs: Trained on leaking data: those that have both figures are drawn.
+    """
+    shown = [run for run in runs if all(name in run.metrics for name in LEAKED_AND_NOT)]
+    figure = Figure(figsize=(8.6, 1.3 + 0.45 * len(shown)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for row, run in enumerate(shown):
+        intervals = [run.interval(metric) for metric in LEAKED_AND_NOT]
+        axis.plot([each.value for each in intervals], [row, row], color=_LIGHT, linewidth=5, zorder=1)
+        for interval, colour in zip(intervals, COLOURS, strict=False):
+            if not math.isnan(interval.low):
+                axis.hlines(row, interval.low, interval.high, color=colour, linewidth=1.6, alpha=0.55)
+            axis.plot(interval.value, row, "o", color=colour, markersize=7)
+    for words, colour in zip(("test images, leaked into training", "images of unseen patients"), COLOURS, strict=False):
+        axis.plot([], [], "o", color=colour, label=words)
+    keys = varied_keys(shown)
+    names = [", ".join(f"{key}={run.overrides.get(key, '')}" for key in keys) or run.folder.name for run in shown]
+    axis.set_yticks(range(len(shown)), [_wrapped(name) for name in names], fontsize=9)
+    axis.set(ylim=(len(shown) - 0.5, -0.5), xlabel="accuracy")
+    axis.tick_params(axis="y", length=0)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.grid(axis="x", color="#e5e5e5", linewidth=0.6)
+    _format(axis.xaxis, LEAKED_AND_NOT[0])
+    figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=2)
     return figure
 
 

@@ -11,6 +11,8 @@ from tiny_run import InProcess, command, mistake
 from tiny_sweep import RATE, tiny_sweep
 
 from covid_xray.evaluation.learning_curves import read_curves
+from covid_xray.evaluation.sweep import read_sweep
+from covid_xray.evaluation.sweep_figures import leak_figure
 
 __all__ = ["command", "tiny_sweep"]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -108,6 +110,22 @@ def test_another_metric(command: InProcess, grid: Path) -> None:
     assert (code, err) == (0, ""), err
     assert "mean val/loss" in " ".join(out.split())
     assert "luck" not in (grid / "report/report.html").read_text()
+
+
+def test_leak_beside_the_corrected_figure(command: InProcess, grid: Path) -> None:
+    file = grid / "job0/metrics.json"
+    before = file.read_text()
+    file.write_text(json.dumps(json.loads(before) | {"unseen/accuracy": 0.4, "unseen/images": 20.0, "leaks": 3.0}))
+    run = next(run for run in read_sweep(grid) if run.folder.name == "job0")
+    axis = leak_figure(read_sweep(grid)).axes[0]
+    dots = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o" and len(line.get_xdata())]  # type: ignore[arg-type, index]
+    assert dots == [run.metrics["test/accuracy"], 0.4], "one run, leaked and corrected"
+    assert len(axis.collections) == 2, "an interval each"
+    assert command(f"report sweep={grid}")[0] == 0
+    assert (grid / "report/leak.png").read_bytes().startswith(PNG)
+    file.write_text(before)
+    assert command(f"report sweep={grid}")[0] == 0
+    assert not (grid / "report/leak.png").exists(), "it would be of another sweep"
 
 
 def test_curves_are_what_was_logged(tiny_sweep: Path) -> None:
