@@ -74,8 +74,8 @@ class XrayClassifier(LightningModule):
         self.test_metrics = _metrics(len(self.class_names))
         self.test_name = "test"  # which images are tested: part of the metrics' names
         # Each phase has a size of its own and keeps it: code for any size would be slower.
-        compiled = torch.compile(self.forward, mode=compile_mode, dynamic=False) if compile_mode else self.forward
-        self._train_forward: Callable[[Tensor], Tensor] = compiled
+        compiled = torch.compile(self.forward, mode=compile_mode, dynamic=False) if compile_mode else None
+        self._compiled: Callable[[Tensor], Tensor] | None = compiled
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn grey uint8 images (batch, 1, h, w) into normalised float ones (batch, 3, h, w), channels last."""
@@ -90,7 +90,8 @@ class XrayClassifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Unweighted cross-entropy, as in the article."""
         images, labels = batch
-        loss = F.cross_entropy(self._train_forward(images).float(), labels)
+        logits: Tensor = (self._compiled or self)(images)
+        loss = F.cross_entropy(logits.float(), labels)
         self.log("train/loss", loss, on_step=True, on_epoch=False)
         return loss
 

@@ -105,9 +105,9 @@ def _pictures(settings: Sequence["Setting"], runs: Sequence[SweepRun], metric: s
     from covid_xray.evaluation.learning_curves import read_curves
     from covid_xray.evaluation.report import Picture
     from covid_xray.evaluation.sweep_figures import (
-        LEAKED_AND_NOT,
         curves_figure,
         leak_figure,
+        leaked_runs,
         numeric_keys,
         ranking_figure,
         settings_figure,
@@ -115,8 +115,8 @@ def _pictures(settings: Sequence["Setting"], runs: Sequence[SweepRun], metric: s
 
     bars = " Bars across: means of repeated runs." if any(len(setting.runs) > 1 for setting in settings) else ""
     figures = {"ranking.png": (ranking_figure(settings, metric), f"{metric} of every run, best setting first.{bars}")}
-    if any(all(name in run.metrics for name in LEAKED_AND_NOT) for run in runs):
-        figures["leak.png"] = (leak_figure(runs), "What the leak adds to the accuracy of every run.")
+    if leaked := leaked_runs(runs):
+        figures["leak.png"] = (leak_figure(leaked), "What the leak adds to the accuracy of every run.")
     if keys := numeric_keys(runs):
         figures["settings.png"] = (settings_figure(runs, metric, keys), f"{metric} over each setting that is a number.")
     tags = list(dict.fromkeys(["val/loss", "val/" + metric.split("/", 1)[1], "val/accuracy"]))[:2]

@@ -88,7 +88,7 @@ def _train(cfg: DictConfig, folder: RunFolder, data: "XrayDataModule", module: "
         raise SystemExit(128 + stop.signum) from None
     except Exception as error:
         if cfg.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            reason = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).partition("Set TORCHDYNAMO")[0].split())[:300]
             raise UserError(f"compile={cfg.compile}: torch cannot compile here ({reason}); use compile=null") from None
         raise
     return _finish(cfg, folder, data, module, trainer, checkpoint)

@@ -11,12 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from covid_xray.evaluation.figures import COLOURS, GREY
+from covid_xray.evaluation.intervals import Interval
 from covid_xray.evaluation.learning_curves import Curve
 from covid_xray.evaluation.sweep import SweepRun
-from covid_xray.evaluation.sweep_tables import REPEATS, Setting, is_share, varied_keys
+from covid_xray.evaluation.sweep_tables import REPEATS, Setting, is_share, settings_text, varied_keys
 
 _COLOURED = 6  # settings; more colours cannot be told apart
-LEAKED_AND_NOT = ("test/accuracy", "unseen/accuracy")
+_LEAKED_AND_NOT = {
+    "test/accuracy": "test images, leaked into training",
+    "unseen/accuracy": "images of unseen patients",
+}
 _LIGHT = "#c8ccd0"
 
 
@@ -28,55 +32,36 @@ def ranking_figure(settings: Sequence[Setting], metric: str) -> Figure:
         metric: The final figure.
     """
     shown = [setting for setting in settings if setting.values(metric)]
-    figure = Figure(figsize=(8.6, 1.1 + 0.42 * len(shown)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
+    figure, axis = _rows([setting.name for setting in shown], metric)
     for row, setting in enumerate(shown):
         intervals = [run.interval(metric) for run in setting.runs if not math.isnan(run.metrics.get(metric, math.nan))]
         colour = COLOURS[row] if row < _COLOURED else GREY
         for place, interval in enumerate(intervals):
-            height = row + 0.5 * ((place + 0.5) / len(intervals) - 0.5)
-            if not math.isnan(interval.low):
-                axis.hlines(height, interval.low, interval.high, color=colour, linewidth=1.6, alpha=0.55)
-            axis.plot(interval.value, height, "o", color=colour, markersize=5)
+            _draw_interval(axis, interval, row + 0.5 * ((place + 0.5) / len(intervals) - 0.5), colour)
         if len(intervals) > 1:
             axis.vlines(setting.mean(metric), row - 0.36, row + 0.36, color="black", linewidth=2)
-    axis.set_yticks(range(len(shown)), [_wrapped(setting.name) for setting in shown], fontsize=9)
-    axis.set(ylim=(len(shown) - 0.5, -0.5), xlabel=metric)
-    axis.tick_params(axis="y", length=0)
-    axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.grid(axis="x", color="#e5e5e5", linewidth=0.6)
-    _format(axis.xaxis, metric)
     return figure
+
+
+def leaked_runs(runs: Sequence[SweepRun]) -> list[SweepRun]:
+    """Runs that were tested on images that leaked into training, and on unseen ones beside them."""
+    return [run for run in runs if all(metric in run.metrics for metric in _LEAKED_AND_NOT)]
 
 
 def leak_figure(runs: Sequence[SweepRun]) -> Figure:
     """Accuracy on test images that leaked into training, and on unseen patients, with 95 % intervals, a row per run.
 
     Args:
-        runs: Trained on leaking data: those that have both figures are drawn.
+        runs: From `leaked_runs`, at least one.
     """
-    shown = [run for run in runs if all(name in run.metrics for name in LEAKED_AND_NOT)]
-    figure = Figure(figsize=(8.6, 1.3 + 0.45 * len(shown)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    for row, run in enumerate(shown):
-        intervals = [run.interval(metric) for metric in LEAKED_AND_NOT]
-        axis.plot([each.value for each in intervals], [row, row], color=_LIGHT, linewidth=5, zorder=1)
-        for interval, colour in zip(intervals, COLOURS, strict=False):
-            if not math.isnan(interval.low):
-                axis.hlines(row, interval.low, interval.high, color=colour, linewidth=1.6, alpha=0.55)
-            axis.plot(interval.value, row, "o", color=colour, markersize=7)
-    for words, colour in zip(("test images, leaked into training", "images of unseen patients"), COLOURS, strict=False):
+    keys = varied_keys(runs)
+    figure, axis = _rows([settings_text(run, keys) for run in runs], "accuracy", "test/accuracy")
+    for row, run in enumerate(runs):
+        axis.plot([run.metrics[metric] for metric in _LEAKED_AND_NOT], [row, row], color=_LIGHT, linewidth=5, zorder=1)
+    for (metric, words), colour in zip(_LEAKED_AND_NOT.items(), COLOURS, strict=False):
+        for row, run in enumerate(runs):
+            _draw_interval(axis, run.interval(metric), row, colour)
         axis.plot([], [], "o", color=colour, label=words)
-    keys = varied_keys(shown)
-    names = [", ".join(f"{key}={run.overrides.get(key, '')}" for key in keys) or run.folder.name for run in shown]
-    axis.set_yticks(range(len(shown)), [_wrapped(name) for name in names], fontsize=9)
-    axis.set(ylim=(len(shown) - 0.5, -0.5), xlabel="accuracy")
-    axis.tick_params(axis="y", length=0)
-    axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.grid(axis="x", color="#e5e5e5", linewidth=0.6)
-    _format(axis.xaxis, LEAKED_AND_NOT[0])
     figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=2)
     return figure
 
@@ -156,6 +141,26 @@ def curves_figure(
         panels[0].plot([], [], color=COLOURS[row] if row < _COLOURED else _LIGHT, label=_wrapped(name, 90))
     figure.legend(loc="outside lower center", frameon=False, fontsize=8)
     return figure
+
+
+def _rows(names: Sequence[str], label: str, metric: str | None = None) -> tuple[Figure, Axes]:
+    """An empty figure with a named row for everything that is to be drawn over a final figure."""
+    figure = Figure(figsize=(8.6, 1.1 + 0.42 * len(names)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.set_yticks(range(len(names)), [_wrapped(name) for name in names], fontsize=9)
+    axis.set(ylim=(len(names) - 0.5, -0.5), xlabel=label)
+    axis.tick_params(axis="y", length=0)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.grid(axis="x", color="#e5e5e5", linewidth=0.6)
+    _format(axis.xaxis, metric or label)
+    return figure, axis
+
+
+def _draw_interval(axis: Axes, interval: Interval, height: float, colour: str) -> None:
+    if not math.isnan(interval.low):
+        axis.hlines(height, interval.low, interval.high, color=colour, linewidth=1.6, alpha=0.55)
+    axis.plot(interval.value, height, "o", color=colour, markersize=5)
 
 
 def _mark_phases(axis: Axes, phases: Mapping[str, int], named: bool) -> None:

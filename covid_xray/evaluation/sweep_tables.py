@@ -61,7 +61,7 @@ def group_runs(runs: Sequence[SweepRun], metric: str, lowest_first: bool) -> lis
     keys = [key for key in varied_keys(runs) if key not in REPEATS]
     groups: dict[str, list[SweepRun]] = {}
     for run in runs:
-        groups.setdefault(_words(run, keys), []).append(run)
+        groups.setdefault(settings_text(run, keys), []).append(run)
     settings = [Setting(name, tuple(members)) for name, members in groups.items()]
 
     def rank(setting: Setting) -> tuple[bool, float]:
@@ -93,7 +93,7 @@ def runs_table(settings: Sequence[Setting], metric: str) -> Table:
         interval = run.interval(metric)
         figure = "" if math.isnan(interval.value) else interval.text(percent=is_share(metric))
         minutes = "" if run.seconds is None else f"{run.seconds / 60:.1f}"
-        rows.append((_words(run, keys), run.status, figure, minutes, run.error or ""))
+        rows.append((settings_text(run, keys), run.status, figure, minutes, run.error or ""))
     header, used = ("run", "status", metric, "minutes", "why it failed"), 5 if any(row[4] for row in rows) else 4
     note = (
         "Intervals are Wilson's, with images taken as independent: with several images of a patient they are too "
@@ -132,6 +132,7 @@ def number(metric: str, value: float) -> str:
     return f"{100 * value:.1f} %" if is_share(metric) else f"{value:.4g}"
 
 
-def _words(run: SweepRun, keys: Sequence[str]) -> str:
+def settings_text(run: SweepRun, keys: Sequence[str]) -> str:
+    """Some settings of a run as words."""
     told = [f"{key.removeprefix(_PREFIX)}={run.overrides[key]}" for key in keys if key in run.overrides]
     return ", ".join(told) or "as configured"

@@ -6,7 +6,6 @@ not counted; whatever ``train`` does, from its start to its last line, is.
 """
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -16,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import HERE, hardware
+from bench import HERE, hardware, write_table
 from lightning import Callback, LightningModule, Trainer
 
 from covid_xray.data.phantom import make_phantoms
@@ -63,10 +62,7 @@ def main() -> None:
         row["dollars"] = round(row["seconds"] / 3600 * options.dollars_per_hour, 3)
         print(*row.values(), sep="  ")
     where = {"settings": " ".join(settings), "dollars_per_hour": options.dollars_per_hour, "hardware": hardware()}
-    with options.output.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, [*rows[0], *where])
-        writer.writeheader()
-        writer.writerows(row | where for row in rows)
+    write_table(options.output, [row | where for row in rows])
 
 
 def table(clock: dict[str, Any], born: float, died: float) -> list[dict[str, Any]]:

@@ -209,9 +209,9 @@ def started(commands: dict[str, list[str]], folder: Path, seconds: float) -> Ite
         yield running
 
 
-def take_turns(running: dict[str, Contender], repeats: int, seconds: float) -> list[Round]:
-    """What everyone answered, in rounds of one turn each."""
-    return [{name: each.ask("seconds", seconds) for name, each in running.items()} for _ in range(repeats)]
+def take_turns(running: dict[str, Contender], repeats: int, asked: dict[str, tuple[str, float]]) -> list[Round]:
+    """What everyone answered to what it was asked, in rounds of one turn each."""
+    return [{name: each.ask(*asked[name]) for name, each in running.items()} for _ in range(repeats)]
 
 
 def images_per_second(rounds: list[Round]) -> list[dict[str, float]]:
@@ -224,7 +224,7 @@ def compete(
 ) -> list[dict[str, Any]]:
     """Time all contenders in turn; a row for each."""
     with started(commands, folder, seconds) as running:
-        rounds = take_turns(running, repeats, seconds)
+        rounds = take_turns(running, repeats, dict.fromkeys(running, ("seconds", seconds)))
         # At 448 pixels, an epoch of fastai's takes seven minutes on two cores.
         whole_epochs = [name for name in (OURS, FASTAI) if name in running and (GPU or scenario.size < 448)]
         epoch = {name: running[name].ask("images", SPLITS["train"]) for name in whole_epochs}
@@ -306,11 +306,16 @@ def write(file: Path, kept: list[dict[str, Any]], rows: list[dict[str, Any]], fa
         )  # fmt: skip
         versions += f"; {said.stdout.strip()}"
     where = {"hardware": hardware(), "versions": versions}
+    write_table(file, kept + [row | where for row in rows])
+
+
+def write_table(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows that have the same columns as CSV, whole or not at all."""
     draft = file.with_suffix(".tmp")
     with draft.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, [*rows[0], *where])
+        writer = csv.DictWriter(handle, list(rows[0]))
         writer.writeheader()
-        writer.writerows(kept + [row | where for row in rows])
+        writer.writerows(rows)
     draft.replace(file)
 
 

@@ -4,7 +4,6 @@
 """
 
 import argparse
-import csv
 import json
 import os
 import statistics
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import HERE, hardware, images_per_second, make_images, scenarios, started, take_turns
+from bench import HERE, hardware, images_per_second, make_images, scenarios, started, take_turns, write_table
 
 UNDONE = {
     "as it is": (),
@@ -40,8 +39,9 @@ def main() -> None:
         for scenario in scenarios(make_images(Path(name) / "images"))[:2]:
             command = [sys.executable, str(HERE / "contenders.py"), "train", json.dumps(asdict(scenario))]
             commands = {what: [*command, *undone] for what, undone in UNDONE.items()}
+            asked = dict.fromkeys(UNDONE, ("seconds", options.seconds))
             with started(commands, Path(name) / scenario.name, options.seconds) as running:
-                rates = images_per_second(take_turns(running, options.repeats, options.seconds))
+                rates = images_per_second(take_turns(running, options.repeats, asked))
             rows += [
                 {
                     "scenario": scenario.name,
@@ -54,10 +54,7 @@ def main() -> None:
                 }
                 for what in UNDONE
             ]
-    with (HERE / "changes.csv").open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(HERE / "changes.csv", rows)
     print((HERE / "changes.csv").read_text(encoding="utf-8"), os.getloadavg())
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import HERE, hardware, started
+from bench import HERE, hardware, started, take_turns, write_table
 
 PHASE = "schedule.phases.frozen_small"
 DROPPED = [f"~schedule.phases.{name}" for name in ("unfrozen_small", "frozen_large", "unfrozen_large")]
@@ -59,35 +59,34 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for grows, points in GROWTH.items():
             rows += measure(grows, points, Path(name) / grows)
-            with (HERE / "growth.csv").open("w", newline="", encoding="utf-8") as handle:
-                writer = csv.DictWriter(handle, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
+            write_table(HERE / "growth.csv", rows)
 
 
 def measure(grows: str, points: list[Point], folder: Path) -> list[dict[str, Any]]:
     """Time some runs in turn; a row for each, with its cost against the smallest's."""
-    with started({str(point): point.command() for point in points}, folder, 3) as running:
-        images = [trained_images(folder / f"{index}/run/splits.csv", points[index].batch) for index in range(3)]
-        asked = [("images", number) if grows == "images" else ("seconds", 6) for number in images]
-        for each, what in zip(running.values(), asked, strict=True):
-            each.ask(*what)  # the epoch that is under way is ended
-        rounds = [[each.ask(*what) for each, what in zip(running.values(), asked, strict=True)] for _ in range(ROUNDS)]
-        starts = [each.first_step for each in running.values()]
+    names = [str(point) for point in points]
+    with started(dict(zip(names, (point.command() for point in points), strict=True)), folder, 3) as running:
+        images = [trained_images(folder / f"{index}/run/splits.csv", point.batch) for index, point in enumerate(points)]
+        asked = {
+            name: ("images", number) if grows == "images" else ("seconds", 6)
+            for name, number in zip(names, images, strict=True)
+        }
+        take_turns(running, 1, asked)  # the epoch that is under way is ended
+        rounds = take_turns(running, ROUNDS, asked)
     rows = []
-    for index, point in enumerate(points):
+    for index, (name, point) in enumerate(zip(names, points, strict=True)):
         share = 1 if grows == "images" else (point.size / points[0].size) ** 2
-        costs = [[answer["seconds"] / answer["images"] for answer in answers] for answers in rounds]
+        costs = [{each: answer["seconds"] / answer["images"] for each, answer in turns.items()} for turns in rounds]
         row = {
             "grows": grows,
             "images": images[index],
             "pixels": point.size**2,
             "batch": point.batch,
             "model": point.model,
-            "milliseconds_per_image": round(1000 * statistics.median(cost[index] for cost in costs), 2),
-            "of_linear": round(statistics.median(cost[index] / cost[0] / share for cost in costs), 3),
-            "peak_mb": round(rounds[-1][index]["peak_mb"]),
-            "start_seconds": round(starts[index], 1),
+            "milliseconds_per_image": round(1000 * statistics.median(cost[name] for cost in costs), 2),
+            "of_linear": round(statistics.median(cost[name] / cost[names[0]] / share for cost in costs), 3),
+            "peak_mb": round(rounds[-1][name]["peak_mb"]),
+            "start_seconds": round(running[name].first_step, 1),
             "hardware": hardware(),
         }
         print(*row.values(), flush=True)

@@ -93,11 +93,8 @@ def test_finished_run_says_so_and_changed_one_is_refused(
 
 @pytest.mark.slow
 def test_compiled_run_resumes_and_agrees_with_a_plain_one(covid_xray: Command, workplace: Path) -> None:
-    settings = (
-        *SETTINGS,
-        "model.dropout=[0.0,0.0]",
-        "trainer.precision=32-true",
-    )  # compiled, dropout draws other numbers
+    # Without dropout: compiled, it draws other numbers.
+    settings = (*SETTINGS, "model.dropout=[0.0,0.0]", "trainer.precision=32-true")
     compiled = (*settings, "compile=default", "run_dir=compiled")
     for arguments in ((*settings, "run_dir=plain"), compiled):
         result = covid_xray(*arguments, timeout=900)

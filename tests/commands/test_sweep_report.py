@@ -12,7 +12,7 @@ from tiny_sweep import RATE, tiny_sweep
 
 from covid_xray.evaluation.learning_curves import read_curves
 from covid_xray.evaluation.sweep import read_sweep
-from covid_xray.evaluation.sweep_figures import leak_figure
+from covid_xray.evaluation.sweep_figures import leak_figure, leaked_runs
 
 __all__ = ["command", "tiny_sweep"]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -117,7 +117,7 @@ def test_leak_beside_the_corrected_figure(command: InProcess, grid: Path) -> Non
     before = file.read_text()
     file.write_text(json.dumps(json.loads(before) | {"unseen/accuracy": 0.4, "unseen/images": 20.0, "leaks": 3.0}))
     run = next(run for run in read_sweep(grid) if run.folder.name == "job0")
-    axis = leak_figure(read_sweep(grid)).axes[0]
+    axis = leak_figure(leaked_runs(read_sweep(grid))).axes[0]
     dots = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o" and len(line.get_xdata())]  # type: ignore[arg-type, index]
     assert dots == [run.metrics["test/accuracy"], 0.4], "one run, leaked and corrected"
     assert len(axis.collections) == 2, "an interval each"

@@ -149,3 +149,15 @@ def test_logging_now_and_then(covid_xray: Command, workplace: Path) -> None:
     for tag in ("train/loss", "lr/head", "beta1", "phase", "images_per_second"):
         assert [event.step for event in events.Scalars(tag)] == [9, 19, 29, 39], tag
     assert len(events.Scalars("val/accuracy")) == 4
+
+
+def test_machine_that_cannot_compile_says_so(covid_xray: Command, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU needs no C++ compiler")
+    without = {"CXX": str(tmp_path / "no-such-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    settings = ("experiment=tiny", "compile=default", f"run_dir={tmp_path}/run")
+    result = covid_xray("train", *settings, env=without, timeout=300)
+    assert result.returncode == 2, result.stderr
+    assert "compile=default: torch cannot compile here" in result.stderr
+    assert "use compile=null" in result.stderr
+    assert "Traceback" not in result.stderr
