@@ -9,15 +9,18 @@ PACKAGE = Path(__file__).parent.parent / "covid_xray"
 # Who may be imported by whom, from the ground up; a package may also import itself.
 LAYERS = {
     "errors": set(),
+    "files": set(),
     "hardware": set(),
     "schedule": {"errors"},
     "optim": {"schedule", "errors"},
     "model": {"errors"},
-    "data": {"schedule", "errors"},
+    "data": {"schedule", "files", "errors"},
     "evaluation": {"errors"},
     "module": {"schedule", "optim", "model", "data", "evaluation", "errors"},
     "callbacks": {"schedule", "optim", "data", "evaluation", "module", "errors"},
-    "commands": {"schedule", "optim", "model", "data", "evaluation", "module", "callbacks", "hardware", "errors"},
+    "commands": {
+        *("schedule", "optim", "model", "data", "evaluation", "module", "callbacks", "hardware", "files", "errors")
+    },
     "cli": {"errors"},
 }
 LIGHTNING = {"data/datamodule.py", "module.py", "callbacks", "commands"}

@@ -1,1 +1,4 @@
-"""One file per command of ``covid-xray``; files that begin with an underscore are shared by several."""
+"""One file per command of ``covid-xray``; an underscore marks what belongs to one of them.
+
+What several share lies in the folders `run`, `sweep` and `study`.
+"""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from covid_xray.errors import UserError
+from covid_xray.files import beside
 from covid_xray.module import XrayClassifier
 
 
@@ -60,7 +61,6 @@ def write_onnx(network: Deployed, image_size: int, metadata: Mapping[str, Any], 
     except ImportError as error:
         raise UserError(f"format=onnx needs {error.name}: pip install 'covid-xray[export]'") from None
     example = torch.zeros(2, 1, image_size, image_size, dtype=torch.uint8)
-    draft = file.with_name(file.name + ".tmp")
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -82,8 +82,8 @@ def write_onnx(network: Deployed, image_size: int, metadata: Mapping[str, Any], 
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
     onnx.checker.check_model(model)
-    onnx.save_model(model, str(draft))
-    draft.replace(file)
+    with beside(file) as draft:
+        onnx.save_model(model, str(draft))
 
 
 def run_onnx(

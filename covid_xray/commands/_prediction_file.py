@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from covid_xray.commands._run_folder import write_atomically
 from covid_xray.errors import UserError
+from covid_xray.files import write_atomically
 
 FORMATS = ("csv", "jsonl")
 

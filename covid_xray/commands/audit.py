@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from covid_xray.commands._build import build_data, build_schedule
-from covid_xray.commands._run_folder import write_atomically
+from covid_xray.commands.run.build import build_data, build_schedule
 from covid_xray.errors import UserError
+from covid_xray.files import write_atomically
 
 if TYPE_CHECKING:
     from covid_xray.data.audit import AuditReport

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from covid_xray.commands._run_folder import write_atomically
-from covid_xray.commands._trained import check_name
+from covid_xray.commands.run.trained import check_name
 from covid_xray.errors import UserError
+from covid_xray.files import write_atomically
 
 if TYPE_CHECKING:
     from covid_xray.evaluation.comparison import Comparison
@@ -62,7 +62,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _write(cfg: DictConfig, comparisons: Sequence["Comparison"]) -> None:
-    from covid_xray.commands import _provenance as provenance
+    from covid_xray.commands.run import provenance
     from covid_xray.evaluation.figures import figure_png
     from covid_xray.evaluation.report import Picture, Report, Section, render_report
     from covid_xray.evaluation.study_figures import comparison_figure
@@ -80,10 +80,8 @@ def _write(cfg: DictConfig, comparisons: Sequence["Comparison"]) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
         for number, comparison in enumerate(comparisons, start=1):
-            png = figure_png(comparison_figure(comparison))
-            draft = output / "draft.png.tmp"
-            draft.write_bytes(png)
-            draft.replace(output / ("comparison.png" if len(comparisons) == 1 else f"comparison-{number}.png"))
+            name = "comparison.png" if len(comparisons) == 1 else f"comparison-{number}.png"
+            write_atomically(output / name, figure_png(comparison_figure(comparison)))
             title = " and ".join(comparison.names)
             picture: Picture = Picture(comparison_figure(comparison), f"Differences of {title}")
             sections.append(Section(title, pictures=[picture], tables=[comparison_table(comparison)]))

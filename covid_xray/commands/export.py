@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from covid_xray.commands._run_folder import write_atomically
-from covid_xray.commands._trained import check_run, load_run
+from covid_xray.commands.run.trained import check_run, load_run
 from covid_xray.errors import UserError
+from covid_xray.files import beside, write_atomically
 
 if TYPE_CHECKING:
     import torch
 
-    from covid_xray.commands._trained import TrainedRun
+    from covid_xray.commands.run.trained import TrainedRun
 
 FORMATS = ("onnx", "safetensors")
 
@@ -62,8 +62,8 @@ def _real_images(run: "TrainedRun", count: int) -> tuple["torch.Tensor", str]:
     """Test images of the run; drawn noise where its data is not here."""
     import torch
 
-    from covid_xray.commands._inference import plain_images
-    from covid_xray.commands._test_images import own_images, read_records
+    from covid_xray.commands.run.images import own_images, read_records
+    from covid_xray.commands.run.inference import plain_images
 
     try:
         table = own_images(run.splits, read_records(run.cfg.data), "test")
@@ -75,9 +75,9 @@ def _real_images(run: "TrainedRun", count: int) -> tuple["torch.Tensor", str]:
 
 
 def _metadata(run: "TrainedRun") -> dict[str, Any]:
-    from covid_xray.commands._calibration_file import calibration_of
-    from covid_xray.commands._provenance import commit, versions
-    from covid_xray.commands._test_images import read_records
+    from covid_xray.commands.run.calibration import calibration_of
+    from covid_xray.commands.run.images import read_records
+    from covid_xray.commands.run.provenance import commit, versions
 
     calibration = calibration_of(run, None)[0]
     if calibration is None:
@@ -134,10 +134,9 @@ def _export_safetensors(run: "TrainedRun", metadata: dict[str, Any], images: "to
 
     expected = _logits(run, images)
     state = {name: tensor.contiguous() for name, tensor in run.module.state_dict().items()}
-    draft = output.with_name(output.name + ".tmp")
     text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    save_file(state, draft, metadata=text)
-    draft.replace(output)
+    with beside(output) as draft:
+        save_file(state, draft, metadata=text)
     write_atomically(output.with_suffix(".json"), json.dumps(metadata, indent=2) + "\n")
     write_atomically(output.with_suffix(".yaml"), OmegaConf.to_yaml(run.cfg, resolve=True))
     run.module.load_state_dict(load_file(output))

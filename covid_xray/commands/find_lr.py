@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from covid_xray.commands._build import build_data, build_module, build_schedule, build_trainer, make
+from covid_xray.commands.run.build import build_data, build_module, build_schedule, build_trainer, make
 from covid_xray.errors import UserError
+from covid_xray.files import write_atomically
 from covid_xray.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ def run(cfg: DictConfig) -> None:
     if cfg.checkpoint_path is not None:
         _load(module, Path(cfg.checkpoint_path))
     sweep = _sweep(cfg, folder, single, data, module)
+    from covid_xray.evaluation.figures import figure_png
+
     figure = sweep.figure(f"{name}, {phase.image_size} px, trains {phase.trains}")
-    figure.savefig(folder / "find_lr.png", dpi=120)
+    write_atomically(folder / "find_lr.png", figure_png(figure))
     if cfg.logger is not None:
         from covid_xray.callbacks.lr_finder import write_tensorboard
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from covid_xray.commands._run_folder import RunFolder, write_atomically
+from covid_xray.commands.run.folder import RunFolder
 from covid_xray.errors import UserError
 from covid_xray.evaluation.sweep import SweepRun, read_sweep
+from covid_xray.files import write_atomically
 
 if TYPE_CHECKING:
     from covid_xray.evaluation.report import Picture, Section
@@ -49,9 +50,7 @@ def run(cfg: DictConfig) -> None:
             (output / name).unlink(missing_ok=True)
         for name, picture in pictures.items():
             assert isinstance(picture.figure, Figure)
-            draft = output / f"{name}.tmp"
-            draft.write_bytes(figure_png(picture.figure))
-            draft.replace(output / name)
+            write_atomically(output / name, figure_png(picture.figure))
         write_atomically(output / "results.csv", results_csv(runs, metric))
         write_atomically(output / "report.html", render_report(report))
     except OSError as error:
@@ -156,7 +155,7 @@ def _sections(settings: Sequence["Setting"], metric: str, pictures: dict[str, "P
 
 
 def _provenance(cfg: DictConfig, runs: Sequence[SweepRun]) -> dict[str, str]:
-    from covid_xray.commands import _provenance as provenance
+    from covid_xray.commands.run import provenance
     from covid_xray.evaluation.sweep_tables import varied_keys
 
     varied = varied_keys(runs)

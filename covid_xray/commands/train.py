@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from covid_xray.commands._build import build_callbacks, build_data, build_module, build_schedule, build_trainer
-from covid_xray.commands._run_folder import RunFolder, is_main_process, write_atomically
-from covid_xray.commands._sweep import is_sweep, refuse_several_devices
-from covid_xray.commands._sweep_device import on_own_device
-from covid_xray.commands._tensorboard import build_logger, log_finish, log_start
+from covid_xray.commands.run.build import build_callbacks, build_data, build_module, build_schedule, build_trainer
+from covid_xray.commands.run.folder import RunFolder, is_main_process
+from covid_xray.commands.run.tensorboard import build_logger, log_finish, log_start
+from covid_xray.commands.sweep.devices import on_own_device
+from covid_xray.commands.sweep.jobs import is_sweep, refuse_several_devices
 from covid_xray.errors import UserError
+from covid_xray.files import write_atomically
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
@@ -132,14 +133,15 @@ def _image_counts(data: "XrayDataModule", subsets: list[str]) -> dict[str, float
 
 
 def _write_splits(data: "XrayDataModule", folder: RunFolder) -> None:
-    old = folder.splits.read_bytes() if folder.splits.is_file() else None
-    data.write_splits(folder.splits)
-    if old is not None and folder.last.is_file() and folder.splits.read_bytes() != old:
-        folder.splits.write_bytes(old)
+    old = folder.splits.read_text(encoding="utf-8") if folder.splits.is_file() else ""
+    # A run that began without digests, as those of older versions, continues without.
+    text = data.splits_csv(digests=not old or ",pixels" in old.split("\n", 1)[0])
+    if old and folder.last.is_file() and old != text:
         raise UserError(
             f"{folder.path}: the images, labels or splits are not those that the run began with (splits.csv); "
             f"restore the data, or use resume=never"
         )
+    write_atomically(folder.splits, text)
 
 
 def _introduce(

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from covid_xray.data.augmentation import squish
 from covid_xray.data.fingerprints import pixel_digest
-from covid_xray.data.images import GreyImage, read_image
+from covid_xray.data.grey import GreyImage
+from covid_xray.data.images import read_image
 from covid_xray.data.parallel import map_files
 from covid_xray.errors import UserError
 

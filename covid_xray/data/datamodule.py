@@ -192,19 +192,16 @@ class XrayDataModule(LightningDataModule):
         pixels = dataset.__getitems__(next(iter(batches)))[0].numpy() / 255
         return (float(pixels.mean()),) * 3, (float(pixels.std()),) * 3
 
-    def write_splits(self, path: Path) -> None:
-        """Write path, label, patient, source, split and digest of the pixels of every image, sorted by path.
+    def splits_csv(self, digests: bool = True) -> str:
+        """Path, label, patient, source, split and digest of the pixels of every image, sorted by path.
 
         The digest is of the decoded image, whatever the manifest says, so that a run refuses to continue on other
         pixels, and the file's own hash, which `evaluate` reports, stands for everything that the split is about.
         """
-        columns = ["path", "label", "patient_id", "source", "split", "pixels"]
-        if path.is_file() and "pixels" not in path.read_text(encoding="utf-8").split("\n", 1)[0]:
-            columns.remove("pixels")  # a run that began without them continues without
-        draft = path.with_suffix(".tmp")
+        columns = ["path", "label", "patient_id", "source", "split", *["pixels"] * digests]
         table = self.records.assign(pixels=self._pixels.astype(str)).sort_values("path", kind="stable")
-        table[columns].to_csv(draft, index=False)
-        draft.replace(path)
+        text: str = table[columns].to_csv(index=False, lineterminator="\n")
+        return text
 
     def counts(self) -> pd.DataFrame:
         """Images per class (rows) and split (columns)."""

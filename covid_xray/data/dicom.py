@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from covid_xray.data.images import GreyImage, ImageError, check_size, scale_to_8_bits
+from covid_xray.data.grey import GreyImage, ImageError, check_size, scale_to_8_bits
 from covid_xray.errors import UserError
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -28,7 +28,7 @@ _NEEDED = [
 def read_dicom(data: bytes, path: str | Path) -> GreyImage:
     """Decode, rescale, apply the first VOI table or window, and invert MONOCHROME1.
 
-    Without table and window the values are scaled by `covid_xray.data.images.scale_to_8_bits`.
+    Without table and window the values are scaled by `covid_xray.data.grey.scale_to_8_bits`.
 
     Args:
         data: Content of the file.

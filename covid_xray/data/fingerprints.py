@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from covid_xray.data.images import GreyImage, ImageError, read_image
+from covid_xray.data.grey import GreyImage, ImageError
+from covid_xray.data.images import read_image
 from covid_xray.data.near_duplicates import THUMBNAIL, Hashes, traits
 from covid_xray.data.parallel import map_files
 

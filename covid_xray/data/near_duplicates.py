@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from covid_xray.data.images import GreyImage
+from covid_xray.data.grey import GreyImage
 
 MAX_BITS = 31
 MIN_CORRELATION = 0.97

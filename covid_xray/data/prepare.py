@@ -10,10 +10,12 @@ from typing import NamedTuple
 import pandas as pd
 
 from covid_xray.data.folders import compile_patient_regex
-from covid_xray.data.images import ImageError, read_image
+from covid_xray.data.grey import ImageError
+from covid_xray.data.images import read_image
 from covid_xray.data.importers import importer
 from covid_xray.data.parallel import map_files
 from covid_xray.errors import UserError
+from covid_xray.files import write_atomically
 
 COLUMNS = ("path", "label", "patient_id", "source", "view", "sha256", "width", "height")
 _TEXT = ("path", "label", "patient_id", "source", "view", "split", "row", "reason")
@@ -169,9 +171,7 @@ def _write(output: Path, tables: dict[str, pd.DataFrame]) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():
-            draft = output / f"{name}.tmp"
             whole = {column: "Int64" for column in ("width", "height") if column in table}
-            table.astype(whole).to_csv(draft, index=False)
-            draft.replace(output / name)
+            write_atomically(output / name, table.astype(whole).to_csv(index=False))
     except OSError as error:
         raise UserError(f"output={output} cannot be written: {error.strerror or error}") from None

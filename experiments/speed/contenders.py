@@ -153,8 +153,8 @@ def evaluate(scenario: dict[str, Any]) -> None:
 
 
 def _infer(scenario: dict[str, Any], masks: dict[str, Any]) -> None:
-    from covid_xray.commands._inference import infer
-    from covid_xray.commands._trained import load_run
+    from covid_xray.commands.run.inference import infer
+    from covid_xray.commands.run.trained import load_run
 
     run, pacer = load_run(scenario["run"], "last"), Pacer()
     found = sorted(map(str, Path(scenario["root"]).glob("train/*/*.*")))

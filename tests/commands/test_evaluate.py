@@ -15,8 +15,8 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import InProcess, command, copy_run, mistake, numbers, tiny_run
 
-from covid_xray.commands._inference import corner_view
-from covid_xray.commands._test_images import external_images
+from covid_xray.commands.run.images import external_images
+from covid_xray.commands.run.inference import corner_view
 from covid_xray.evaluation.predictions import read_predictions
 
 __all__ = ["command", "tiny_run"]

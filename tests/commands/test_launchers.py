@@ -10,14 +10,14 @@ import pytest
 from conftest import TESTS, Command, differences, load_state
 from omegaconf import OmegaConf
 
-from covid_xray.commands import _sweep_device
+from covid_xray.commands.sweep import devices
 from covid_xray.evaluation.sweep import read_sweep
 
 SWEEP = ("train", "-m", "experiment=tiny", "logger=none", "seed=-1,0")
 TAKE = """
 import sys, time
 from omegaconf import OmegaConf
-from covid_xray.commands._sweep_device import on_own_device
+from covid_xray.commands.sweep.devices import on_own_device
 cfg = OmegaConf.create({"trainer": {"accelerator": "gpu", "devices": 1}})
 print(on_own_device(cfg, int(sys.argv[1])).trainer.devices, flush=True)
 print(on_own_device(cfg, int(sys.argv[1]) + 1).trainer.devices, flush=True)
@@ -85,8 +85,8 @@ def test_failure_loses_no_other_job(covid_xray: Command, workplace: Path, tmp_pa
 
 
 def test_devices_by_job_number() -> None:
-    assert [_sweep_device.device_order(job, 3)[0] for job in range(5)] == [0, 1, 2, 0, 1]
-    assert _sweep_device.device_order(4, 3) == [1, 2, 0]
+    assert [devices.device_order(job, 3)[0] for job in range(5)] == [0, 1, 2, 0, 1]
+    assert devices.device_order(4, 3) == [1, 2, 0]
 
 
 def test_processes_take_different_devices_and_keep_them(tmp_path: Path) -> None:
@@ -112,10 +112,10 @@ def test_devices_that_were_chosen_are_left_alone(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     for trainer in ({"accelerator": "cpu", "devices": 1}, {"accelerator": "gpu", "devices": [1]}):
         cfg = OmegaConf.create({"trainer": trainer})
-        assert _sweep_device.on_own_device(cfg, 1) == cfg
+        assert devices.on_own_device(cfg, 1) == cfg
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     cfg = OmegaConf.create({"trainer": {"accelerator": "auto", "devices": 1}})
-    assert _sweep_device.on_own_device(cfg, 1) == cfg
+    assert devices.on_own_device(cfg, 1) == cfg
 
 
 def free_port() -> int:

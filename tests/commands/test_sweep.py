@@ -17,9 +17,9 @@ from hydra import compose, initialize_config_dir
 from tiny_run import InProcess, command, mistake  # noqa: F401 fixture
 
 from covid_xray import cli
-from covid_xray.commands._run_folder import FREE_KEYS
-from covid_xray.commands._sweep_names import better, run_name, setting_text
-from covid_xray.commands._sweep_study import count_ended
+from covid_xray.commands.run.folder import FREE_KEYS
+from covid_xray.commands.sweep.names import better, run_name, setting_text
+from covid_xray.commands.sweep.optuna_study import count_ended
 from covid_xray.evaluation.sweep import read_sweep
 
 KILL = "+callbacks.kill._target_=probes.KillAtStep"
@@ -205,7 +205,7 @@ def test_folder_in_use_is_refused(command: InProcess, workplace: Path) -> None: 
     folder = workplace / "in-use"
     (folder / "sweep").mkdir(parents=True)
     hold = (
-        "import sys, time; from pathlib import Path; from covid_xray.commands._run_folder import lock; "
+        "import sys, time; from pathlib import Path; from covid_xray.files import lock; "
         "files = [lock(Path(name) / '.lock') for name in sys.argv[1:]]; print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", hold, folder, folder / "sweep"], stdout=subprocess.PIPE)

@@ -20,7 +20,13 @@ CLASSES = ("covid-19", "normal", "pneumonia")
 
 
 @pytest.fixture(scope="module")
-def ask(tiny_sweep: Path) -> Iterator[Ask]:
+def runs(tiny_sweep: Path) -> dict[str, Path]:
+    """Folder by TensorBoard's name of the run."""
+    return {f"small/sweep/{file.parent.name}": file.parent for file in tiny_sweep.glob("*/metrics.json")}
+
+
+@pytest.fixture(scope="module")
+def ask(tiny_sweep: Path, runs: dict[str, Path]) -> Iterator[Ask]:
     """TensorBoard over the whole outputs folder, as the README says: call with a path and its parameters."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", "outputs", "--port", "0", "--host", "127.0.0.1"]
     board = subprocess.Popen(
@@ -44,7 +50,7 @@ def ask(tiny_sweep: Path) -> Iterator[Ask]:
         deadline = time.monotonic() + 120
         while True:  # it reads the files while it serves
             tags = get("plugin/scalars/tags")
-            if sum("final/test/accuracy" in tags[run] for run in tags) == 2:
+            if all("final/test/accuracy" in tags.get(run, {}) for run in runs):
                 break
             assert time.monotonic() < deadline, tags
             time.sleep(0.3)
@@ -53,12 +59,6 @@ def ask(tiny_sweep: Path) -> Iterator[Ask]:
         board.kill()
         board.wait()
         board.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def runs(ask: Ask, tiny_sweep: Path) -> dict[str, Path]:
-    """Folder by TensorBoard's name of the run."""
-    return {f"small/sweep/{file.parent.name}": file.parent for file in tiny_sweep.glob("*/metrics.json")}
 
 
 def test_runs_are_named_by_what_they_are(ask: Ask, runs: dict[str, Path]) -> None:

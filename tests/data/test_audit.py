@@ -16,7 +16,7 @@ import pytest
 from covid_xray.data.associations import associations, cramers_v
 from covid_xray.data.audit import AuditReport, audit_records, copies_among, refuse_leaks
 from covid_xray.data.fingerprints import fingerprint, fingerprint_files
-from covid_xray.data.images import GreyImage
+from covid_xray.data.grey import GreyImage
 from covid_xray.data.manifest import read_manifest
 from covid_xray.data.near_duplicates import (
     MAX_BITS,

@@ -17,7 +17,8 @@ import pytest
 from dicom_files import SECRET, dicom_bytes
 from PIL import Image, PngImagePlugin
 
-from covid_xray.data.images import EXTENSIONS, MAX_PIXELS, ImageError, read_image, scale_to_8_bits
+from covid_xray.data.grey import MAX_PIXELS, ImageError, scale_to_8_bits
+from covid_xray.data.images import EXTENSIONS, read_image
 from covid_xray.errors import UserError
 
 REAL = Path(__file__).parents[3] / "shared/data/chest-xrays"
@@ -354,7 +355,8 @@ def test_bombs_use_no_memory(tmp_path: Path) -> None:
     for number, bomb in enumerate((BOMB, HUGE_JPEG, png(200_000, 200_000, 8, 6, b""))):
         (tmp_path / f"{number}.png").write_bytes(bomb)
     code = (
-        "import resource, sys; from covid_xray.data.images import read_image, ImageError; import PIL.Image\n"
+        "import resource, sys; from covid_xray.data.images import read_image; import PIL.Image\n"
+        "from covid_xray.data.grey import ImageError\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for path in sys.argv[1:]:\n"
         "    try: read_image(path)\n"

@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from covid_xray.commands import _provenance as provenance
-from covid_xray.commands._inference import TTA_BETA, TTA_PASSES, TTA_SCALE, WHOLE
-from covid_xray.commands._run_folder import flatten
-from covid_xray.commands._study import AS_TRAINED, CALIBRATED, Study
+from covid_xray.commands.run import provenance
+from covid_xray.commands.run.folder import flatten
+from covid_xray.commands.run.inference import TTA_BETA, TTA_PASSES, TTA_SCALE, WHOLE
+from covid_xray.commands.study.findings import AS_TRAINED, CALIBRATED, Study
 from covid_xray.evaluation.calibration import top_label_bins
 from covid_xray.evaluation.estimates import interval_dict
 from covid_xray.evaluation.figures import (

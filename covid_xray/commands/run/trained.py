@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from covid_xray.commands._build import build_schedule, make
-from covid_xray.commands._run_folder import RunFolder
+from covid_xray.commands.run.build import build_schedule, make
+from covid_xray.commands.run.folder import RunFolder
 from covid_xray.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def load_run(run: str, checkpoint: str | None, accelerator: str = "auto", trust:
     """
     folder, cfg, name = check_run(run, checkpoint, trust)
     schedule = build_schedule(cfg)
-    from covid_xray.commands._provenance import file_hash
+    from covid_xray.commands.run.provenance import file_hash
     from covid_xray.hardware import best_precision
     from covid_xray.module import XrayClassifier
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from covid_xray.commands._build import make
-from covid_xray.commands._run_folder import FREE_KEYS, RunFolder, flatten
+from covid_xray.commands.run.build import make
+from covid_xray.commands.run.folder import FREE_KEYS, RunFolder, flatten
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import TensorBoardLogger

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from covid_xray.commands._run_folder import write_atomically
 from covid_xray.errors import UserError
 from covid_xray.evaluation.estimates import Estimates
 from covid_xray.evaluation.figures import figure_png
 from covid_xray.evaluation.predictions import Predictions, write_predictions
 from covid_xray.evaluation.report import Picture, Report, render_report
+from covid_xray.files import beside, write_atomically
 
 
 def write_evaluation(
@@ -48,14 +48,11 @@ def write_evaluation(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.json").unlink(missing_ok=True)
-        draft = folder / "predictions.csv.tmp"
-        write_predictions(predictions, draft)
-        draft.replace(folder / "predictions.csv")
+        with beside(folder / "predictions.csv") as draft:
+            write_predictions(predictions, draft)
         write_atomically(folder / "metrics.csv", _metrics_csv(estimates))
         for name, content in drawn.items():
-            draft = folder / f"{name}.png.tmp"
-            draft.write_bytes(content)
-            draft.replace(folder / f"{name}.png")
+            write_atomically(folder / f"{name}.png", content)
         write_atomically(folder / "report.html", render_report(report))
         if card is not None:
             write_atomically(folder / "model_card.md", card)

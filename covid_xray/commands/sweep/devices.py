@@ -8,7 +8,7 @@ from typing import IO
 
 from omegaconf import DictConfig, OmegaConf
 
-from covid_xray.commands._run_folder import lock
+from covid_xray.files import lock
 
 _held: dict[int, IO[str] | None] = {}  # this process's device, with the lock file that it keeps open if it got one
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from omegaconf import DictConfig, OmegaConf
 
-from covid_xray.commands import _inference as inference
-from covid_xray.commands._build import make
-from covid_xray.commands._calibration_file import Calibration, calibration_of
-from covid_xray.commands._test_images import (
+from covid_xray.commands.run import inference
+from covid_xray.commands.run.build import make
+from covid_xray.commands.run.calibration import Calibration, calibration_of
+from covid_xray.commands.run.images import (
     content_hashes,
     external_images,
     leak_warnings,
@@ -21,7 +21,7 @@ from covid_xray.commands._test_images import (
     own_images,
     read_records,
 )
-from covid_xray.commands._trained import TrainedRun
+from covid_xray.commands.run.trained import TrainedRun
 from covid_xray.data.augmentation import Augmentation, squish
 from covid_xray.errors import UserError
 from covid_xray.evaluation.calibration import apply_temperature

@@ -2,9 +2,9 @@
 
 from omegaconf import OmegaConf
 
-from covid_xray.commands._provenance import versions
-from covid_xray.commands._study import CENTRE_BLACK, Study
-from covid_xray.commands._study_report import covid_class, data_words, key_figures, origins
+from covid_xray.commands.run.provenance import versions
+from covid_xray.commands.study.findings import CENTRE_BLACK, Study
+from covid_xray.commands.study.report import covid_class, data_words, key_figures, origins
 from covid_xray.evaluation.model_card import render_model_card
 from covid_xray.evaluation.tables import metric_text
 

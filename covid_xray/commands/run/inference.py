@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from covid_xray.commands._trained import TrainedRun
+from covid_xray.commands.run.trained import TrainedRun
 from covid_xray.data.augmentation import Augmentation
 from covid_xray.data.datamodule import default_workers
 from covid_xray.data.dataset import XrayDataset, collate

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from covid_xray.commands import _provenance as provenance
-from covid_xray.commands._evaluation_folder import write_evaluation, write_tensorboard
-from covid_xray.commands._run_folder import RunFolder
-from covid_xray.commands._study_report import covid_class
-from covid_xray.commands._trained import check_run
-from covid_xray.commands.evaluate import evaluate, name_of
+from covid_xray.commands.run import provenance
+from covid_xray.commands.run.folder import RunFolder
+from covid_xray.commands.run.trained import check_run
+from covid_xray.commands.study.folder import write_evaluation, write_tensorboard
+from covid_xray.commands.study.one_run import evaluate, name_of
+from covid_xray.commands.study.report import covid_class
 from covid_xray.errors import UserError
 from covid_xray.evaluation.calibration import top_label_bins
 from covid_xray.evaluation.estimates import Estimates, estimate, fold_table

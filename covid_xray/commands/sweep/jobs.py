@@ -26,11 +26,12 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from covid_xray.commands._run_folder import is_main_process, lock, write_atomically
-from covid_xray.commands._sweep_names import job_overrides, run_name, setting_text
-from covid_xray.commands._sweep_study import continue_study, objective_value
+from covid_xray.commands.run.folder import is_main_process
+from covid_xray.commands.sweep.names import job_overrides, run_name, setting_text
+from covid_xray.commands.sweep.optuna_study import continue_study, objective_value
 from covid_xray.errors import UserError
 from covid_xray.evaluation.sweep import FAILURE, JOB, PLAN, SweepRun, read_sweep, shown_metrics, sweep_csv
+from covid_xray.files import lock, write_atomically
 
 # Our launchers have the plugins' names, so Hydra also checks them against the plugins' own: that alone is deprecated.
 warnings.filterwarnings("ignore", message=r"\n'hydra/launcher/\w+' is validated against ConfigStore schema")

@@ -8,15 +8,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from covid_xray.errors import UserError
 from covid_xray.evaluation.sweep import CLOCK, seconds_spent
-
-with contextlib.suppress(ImportError):  # not on Windows
-    import fcntl
+from covid_xray.files import lock, write_atomically
 
 # Settings that do not change the result.
 FREE_KEYS = (
@@ -152,33 +150,6 @@ class RunFolder:
                 f"{self.path} holds a run with other settings ({'; '.join(changed[:8])}); use another run_dir, "
                 f"the same settings, or resume=never to start anew in this folder"
             )
-
-
-def lock(file: Path) -> IO[str] | None:
-    """Take a file for this process: until the result is closed or the process ends, however it ends.
-
-    Returns:
-        The open file; None if another process has it. Where the file system knows no locks, nobody ever has.
-    """
-    opened = file.open("a")
-    if "fcntl" not in globals():
-        return opened
-    try:
-        # Of the process alone: unlike flock's, loader workers that outlive a killed process do not keep it.
-        fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        opened.close()
-        return None
-    except OSError:
-        return opened
-    return opened
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a kill leaves the old or the new one."""
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def flatten(cfg: Any, prefix: str = "") -> dict[str, bool | int | float | str]:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from covid_xray.commands._run_folder import write_atomically
 from covid_xray.errors import UserError
 from covid_xray.evaluation.calibration import Temperature, apply_temperature, fit_temperature
 from covid_xray.evaluation.predictions import Predictions
 from covid_xray.evaluation.thresholds import OperatingPoint, choose_operating_point
+from covid_xray.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from covid_xray.commands._trained import TrainedRun
+    from covid_xray.commands.run.trained import TrainedRun
 
 FloatArray = npt.NDArray[np.float64]
 Features = npt.NDArray[np.float32]
@@ -118,8 +118,8 @@ def calibration_of(
         return _from_dict(found, file), ""
     if records is None:
         return None, "the run's validation images are not here, so nothing could be calibrated"
-    from covid_xray.commands._inference import WHOLE, infer
-    from covid_xray.commands._test_images import own_images
+    from covid_xray.commands.run.images import own_images
+    from covid_xray.commands.run.inference import WHOLE, infer
 
     try:
         table = own_images(run.splits, records, "val")

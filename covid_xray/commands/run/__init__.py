@@ -1,0 +1,1 @@
+"""One training run: from its configuration to objects, its folder, and its network when it is trained."""

@@ -1,0 +1,1 @@
+"""What `evaluate` finds out about a trained run, and how it is written down."""
