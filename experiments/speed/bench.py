@@ -177,8 +177,8 @@ def contenders(scenario: Scenario, fastai: str | None) -> list[dict[str, list[st
     }
     if GPU:  # on CPUs, compiling takes minutes and gains nothing
         bare[f"{CEILING}, compiled"] = [*ours, "bare", settings, "bf16", "channels_last", "compiled"]
-        changes = ("compile=default", "compile=reduce-overhead", "+trainer.benchmark=true", "trainer.log_every_n_steps=10")
-        for change in changes:
+        compiled = ("compile=default", "compile=reduce-overhead")
+        for change in (*compiled, "+trainer.benchmark=true", "trainer.log_every_n_steps=10"):
             whole[f"{OURS} {change}"] = [*ours, "train", settings, change]
     if fastai:
         side = [str(Path(fastai).absolute()), str(HERE / "fastai_side.py"), settings]
