@@ -34,6 +34,7 @@ bench-data: $(READY) $(FASTAI_PYTHON)  ## images per second of the input pipelin
 
 bench: $(READY) $(FASTAI_PYTHON)  ## speed of training and evaluation beside fastai 2, a plain loop and the ceiling
 	$(BIN)/python experiments/speed/bench.py --fastai $(FASTAI_PYTHON)
+	$(BIN)/python experiments/speed/draw.py
 
 build/fastai-venv/bin/python:
 	$(PYTHON) -m venv build/fastai-venv

@@ -1,13 +1,19 @@
 """The scripts that measure speed, on sizes at which nothing is worth measuring."""
 
 import csv
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from conftest import TESTS
+from matplotlib.colors import to_rgb
+
+from covid_xray.evaluation.figures import COLOURS
 
 SPEED = TESTS.parent / "experiments/speed"
 SMALL = [
@@ -34,6 +40,17 @@ def test_phantoms_where_there_are_no_real_images(
     bench.make_images(tmp_path / "images")
     found = [file.relative_to(tmp_path / "images").parts[0] for file in tmp_path.rglob("*.png")]
     assert sorted(found) == ["test"] * 2 + ["train"] * 4 + ["val"] * 3
+
+
+def test_results_are_drawn(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import draw
+
+    shutil.copy(SPEED / "results.csv", tmp_path)
+    monkeypatch.setattr(draw, "HERE", tmp_path)
+    draw.main()
+    picture = plt.imread(tmp_path / "speed.png")
+    blue = np.all(np.abs(picture[..., :3] - to_rgb(COLOURS[0])) < 0.02, axis=-1)
+    assert blue.sum() > 1000, "our bars are not there"
 
 
 @pytest.mark.slow

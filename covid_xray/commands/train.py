@@ -171,8 +171,8 @@ def _summarise(cfg: DictConfig, folder: RunFolder, module: "XrayClassifier", met
         table.add_column(column, justify="right")
     for name, row in zip(names, module.confusion.tolist(), strict=True):
         table.add_row(name, *map(str, row), f"{metrics[f'test/recall/{name}']:.1%}")
-    console = Console(highlight=False)
-    console.print(table)
+    Console(highlight=False).print(table)
+    console = Console(highlight=False, soft_wrap=True)
     total = int(module.confusion.sum())
     console.print(
         f"Test accuracy {metrics['test/accuracy']:.1%} on {total} images, "
@@ -183,5 +183,6 @@ def _summarise(cfg: DictConfig, folder: RunFolder, module: "XrayClassifier", met
         unseen = metrics.get("unseen/accuracy")
         corrected = f"; on test patients nobody trained on: {unseen:.1%}" if unseen is not None else ""
         console.print(f"[bold]LEAKED: test images or patients were trained on, so this is too good{corrected}[/bold]")
-    console.print(f"Figures:   {folder.metrics}\nCurves:    tensorboard --logdir {folder.path}")
-    console.print("Research only: not for diagnosis.")
+    print(
+        f"Figures:   {folder.metrics}\nCurves:    tensorboard --logdir {folder.path}\nResearch only: not for diagnosis."
+    )
