@@ -45,6 +45,7 @@ class ConsoleProgress(Callback):
         self._progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self._progress.start()
         self._task = self._progress.add_task("", rate="")
+        self._image_counts = _image_counts(trainer)
         self._begin_epoch(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -65,9 +66,7 @@ class ConsoleProgress(Callback):
         assert isinstance(pl_module, XrayClassifier)
         seconds = (now - self._epoch_start) / self._batches
         rate = pl_module.schedule.at(trainer.current_epoch).phase.batch_size / seconds
-        left = remaining_seconds(
-            pl_module.schedule, trainer.current_epoch, batch_idx + 1, rate, *_image_counts(trainer)
-        )
+        left = remaining_seconds(pl_module.schedule, trainer.current_epoch, batch_idx + 1, rate, *self._image_counts)
         self._progress.update(
             self._task, completed=batch_idx + 1, rate=f"{rate:.0f} images/s, about {_clock(left)} left in all"
         )
