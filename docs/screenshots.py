@@ -21,7 +21,7 @@ FILTER = quote("^(lr/|val/accuracy|(train|val)/loss)", safe="")
 PAGES = {
     "tensorboard.png": (f"#scalars&_smoothingWeight=0&tagFilter={FILTER}", (1600, 760)),
     "tensorboard-charts.png": ("#custom_scalars&_smoothingWeight=0", (1600, 1300)),
-    "tensorboard-hparams.png": ("#hparams", (1600, 700)),
+    "tensorboard-hparams.png": ("#hparams", (1600, 420)),
 }
 
 

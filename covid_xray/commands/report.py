@@ -111,11 +111,13 @@ def _pictures(settings: Sequence["Setting"], runs: Sequence[SweepRun], metric: s
         ranking_figure,
         settings_figure,
     )
+    from covid_xray.evaluation.sweep_tables import varied_keys
 
     bars = " Bars across: means of repeated runs." if any(len(setting.runs) > 1 for setting in settings) else ""
     figures = {"ranking.png": (ranking_figure(settings, metric), f"{metric} of every run, best setting first.{bars}")}
     if leaked := leaked_runs(runs):
-        figures["leak.png"] = (leak_figure(leaked), "What the leak adds to the accuracy of every run.")
+        figure = leak_figure(leaked, varied_keys(runs))
+        figures["leak.png"] = (figure, "What the leak adds to the accuracy of every run.")
     if keys := numeric_keys(runs):
         figures["settings.png"] = (settings_figure(runs, metric, keys), f"{metric} over each setting that is a number.")
     tags = list(dict.fromkeys(["val/loss", "val/" + metric.split("/", 1)[1], "val/accuracy"]))[:2]

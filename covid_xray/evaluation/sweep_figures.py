@@ -48,13 +48,13 @@ def leaked_runs(runs: Sequence[SweepRun]) -> list[SweepRun]:
     return [run for run in runs if all(metric in run.metrics for metric in _LEAKED_AND_NOT)]
 
 
-def leak_figure(runs: Sequence[SweepRun]) -> Figure:
+def leak_figure(runs: Sequence[SweepRun], keys: Sequence[str]) -> Figure:
     """Accuracy on test images that leaked into training, and on unseen patients, with 95 % intervals, a row per run.
 
     Args:
         runs: From `leaked_runs`, at least one.
+        keys: Settings that name a run.
     """
-    keys = varied_keys(runs)
     figure, axis = _rows([settings_text(run, keys) for run in runs], "accuracy", "test/accuracy")
     for row, run in enumerate(runs):
         axis.plot([run.metrics[metric] for metric in _LEAKED_AND_NOT], [row, row], color=_LIGHT, linewidth=5, zorder=1)

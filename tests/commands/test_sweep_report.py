@@ -13,6 +13,7 @@ from tiny_sweep import RATE, tiny_sweep
 from covid_xray.evaluation.learning_curves import read_curves
 from covid_xray.evaluation.sweep import read_sweep
 from covid_xray.evaluation.sweep_figures import leak_figure, leaked_runs
+from covid_xray.evaluation.sweep_tables import settings_text, varied_keys
 
 __all__ = ["command", "tiny_sweep"]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -117,7 +118,9 @@ def test_leak_beside_the_corrected_figure(command: InProcess, grid: Path) -> Non
     before = file.read_text()
     file.write_text(json.dumps(json.loads(before) | {"unseen/accuracy": 0.4, "unseen/images": 20.0, "leaks": 3.0}))
     run = next(run for run in read_sweep(grid) if run.folder.name == "job0")
-    axis = leak_figure(leaked_runs(read_sweep(grid))).axes[0]
+    runs = read_sweep(grid)
+    axis = leak_figure(leaked_runs(runs), varied_keys(runs)).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == [settings_text(run, varied_keys(runs))]
     dots = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o" and len(line.get_xdata())]  # type: ignore[arg-type, index]
     assert dots == [run.metrics["test/accuracy"], 0.4], "one run, leaked and corrected"
     assert len(axis.collections) == 2, "an interval each"
