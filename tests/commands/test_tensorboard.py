@@ -62,7 +62,7 @@ def ask(tiny_sweep: Path, runs: dict[str, Path]) -> Iterator[Ask]:
 
 
 def test_runs_are_named_by_what_they_are(ask: Ask, runs: dict[str, Path]) -> None:
-    names = [name for name in ask("runs") if name.startswith("small/")]
+    names = [name for name in ask("runs") if name.startswith("small/sweep/")]
     assert names == sorted(runs)
     assert [name.split("unfrozen_small.max_lr=")[1].split(",")[0] for name in names] == ["0.001", "0.01"]
 
