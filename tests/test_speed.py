@@ -65,6 +65,14 @@ def test_contenders_take_turns(bench: ModuleType, tmp_path: Path) -> None:
     assert all(row["first_step_seconds"] > 0.5 and row["peak_mb"] > 100 for row in rows)
 
 
+def test_profile_of_a_step(bench: ModuleType) -> None:
+    import profile_step
+
+    times = profile_step.step_times(bench.Scenario("tiny", "", size=32, batch=2, images=2), fast=True)
+    assert times["convolution, backward"] > 0
+    assert set(times) <= {*profile_step.KINDS, "everything else"}
+
+
 @pytest.mark.slow
 def test_article_scale(tmp_path: Path) -> None:
     table = tmp_path / "table.csv"

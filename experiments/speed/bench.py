@@ -28,6 +28,7 @@ import torch
 
 from covid_xray.data.images import write_png
 from covid_xray.data.phantom import CLASSES, draw_phantom
+from covid_xray.files import beside
 
 HERE = Path(__file__).parent
 REAL = HERE.parents[2] / "shared/data/chest-xrays"
@@ -312,12 +313,10 @@ def write(file: Path, kept: list[dict[str, Any]], rows: list[dict[str, Any]], fa
 
 def write_table(file: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows that have the same columns as CSV, whole or not at all."""
-    draft = file.with_suffix(".tmp")
-    with draft.open("w", newline="", encoding="utf-8") as handle:
+    with beside(file) as draft, draft.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    draft.replace(file)
 
 
 def hardware() -> str:

@@ -4,13 +4,11 @@
 after: as `covid_xray` trains. The same network, on one synthetic batch of 16 at 224 pixels.
 """
 
-import csv
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import torch
-from bench import Scenario, hardware
+from bench import HERE, Scenario, hardware, write_table
 from contenders import DEVICE, our_network
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
@@ -34,7 +32,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for phase, unfrozen in {"unfrozen": True, "frozen": False}.items():
         for when, fast in {"before": False, "after": True}.items():
-            times = step_times(Scenario(phase, "", unfrozen=unfrozen), fast)
+            times = step_times(Scenario(phase, "", size=224, batch=16, images=16, unfrozen=unfrozen), fast)
             total = sum(times.values())
             rows += [
                 {
@@ -47,22 +45,19 @@ def main() -> None:
                 }
                 for kind, time in times.most_common()
             ]
-    with (Path(__file__).parent / "profile.csv").open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(HERE / "profile.csv", rows)
     print(*(tuple(row.values())[:5] for row in rows), sep="\n")
 
 
 def step_times(scenario: Scenario, fast: bool) -> Counter[str]:
     """Milliseconds of a step by kind of operation, time within other operations counted there."""
     network = our_network(vars(scenario)).to(DEVICE)
-    images = torch.randn(16, 3, 224, 224, device=DEVICE)
+    images = torch.randn(scenario.batch, 3, scenario.size, scenario.size, device=DEVICE)
     if fast:
         network = network.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=fast, foreach=False)
-    labels = torch.arange(16, device=DEVICE) % 3
+    labels = torch.arange(scenario.batch, device=DEVICE) % 3
 
     def step() -> None:
         with torch.autocast(DEVICE, torch.bfloat16, enabled=fast):

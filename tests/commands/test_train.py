@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import Command
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_run import InProcess, command, copy_run, mistake  # noqa: F401 fixture
 
 CLASSES = ("covid-19", "normal", "pneumonia")
 STEPS = 42
@@ -53,6 +55,24 @@ def test_no_patient_is_on_two_sides(run: tuple[Path, str]) -> None:
         sides.setdefault(row["patient_id"], set()).add(row["split"])
     assert all(len(splits) == 1 for splits in sides.values())
     assert {row["split"] for row in rows} == {"train", "val", "test"}
+
+
+def test_data_that_changed_since_the_run_began(
+    run: tuple[Path, str],
+    command: InProcess,  # noqa: F811
+) -> None:
+    begun = copy_run(run[0], "begun")
+    (begun / "metrics.json").unlink()
+    table = pd.read_csv(begun / "splits.csv", dtype=str)
+    table.assign(label=table["label"][::-1].to_numpy()).to_csv(begun / "splits.csv", index=False)
+    before = (begun / "splits.csv").read_bytes()
+    mistake(command("train experiment=tiny run_dir=begun"), "the images, labels or splits are not those")
+    assert (begun / "splits.csv").read_bytes() == before
+    table.drop(columns="pixels").to_csv(begun / "splits.csv", index=False)
+    code, out, err = command("train experiment=tiny run_dir=begun")
+    assert code == 0, err
+    assert "Continuing" in out
+    assert "pixels" not in (begun / "splits.csv").read_text(), "as an older version began it"
 
 
 def test_scalars_at_every_step(board: EventAccumulator) -> None:
