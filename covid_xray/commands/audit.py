@@ -17,7 +17,7 @@ def run(cfg: DictConfig) -> None:
     """Audit the data with its splits; write ``audit.json`` and TensorBoard, print the findings."""
     output = Path(cfg.output)
     schedule = build_schedule(cfg)
-    from covid_xray.commands._audit_view import show
+    from covid_xray.commands.run.audit_view import show
     from covid_xray.data.audit import RefusedDataError
 
     try:
@@ -37,7 +37,7 @@ def run(cfg: DictConfig) -> None:
 def _write_tensorboard(report: "AuditReport", output: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
-    from covid_xray.commands._audit_view import figure, markdown
+    from covid_xray.commands.run.audit_view import figure, markdown
 
     for old in output.glob("events.out.tfevents.*"):
         old.unlink()

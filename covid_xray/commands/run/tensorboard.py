@@ -57,7 +57,7 @@ def log_start(
     cfg: DictConfig, folder: RunFolder, logger: Any, data: "XrayDataModule", module: "XrayClassifier"
 ) -> None:
     """Write settings, phases and audit as text, the layout of the charts, and the hyper-parameters."""
-    from covid_xray.commands._audit_view import figure, markdown
+    from covid_xray.commands.run.audit_view import figure, markdown
 
     if (board := _tensorboard(logger)) is None:
         return
