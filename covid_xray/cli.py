@@ -86,7 +86,7 @@ def _run(command: str, overrides: list[str]) -> None:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    sweeps = import_module("covid_xray.commands.sweep.jobs")
+    sweeps = import_module("covid_xray.commands.sweep_jobs")
     mistakes = (UserError, HydraException, OmegaConfBaseException)
     whole_argv = list(sys.argv)
     name = command.replace("-", "_")

@@ -53,7 +53,7 @@ def real_xrays() -> Path:
 
 
 def load_state(file: Path) -> dict[str, object]:
-    """What `probes.StateDump` wrote."""
+    """What `probe_callbacks.StateDump` wrote."""
     state: dict[str, object] = torch.load(file, weights_only=True)
     return state
 

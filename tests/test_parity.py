@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from covid_xray.model.network import ConcatPool, TransferResNet
-from covid_xray.optim import freeze_for, parameter_groups
+from covid_xray.networks.layer_groups import freeze_for, parameter_groups
+from covid_xray.networks.resnet import ConcatPool, TransferResNet
 from covid_xray.schedule import Schedule
 
 REPOSITORY = Path(__file__).parent.parent

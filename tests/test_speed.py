@@ -13,7 +13,7 @@ import pytest
 from conftest import TESTS
 from matplotlib.colors import to_rgb
 
-from covid_xray.evaluation.figures import COLOURS
+from covid_xray.plots.classification import COLOURS
 
 SPEED = TESTS.parent / "experiments/speed"
 SMALL = [

@@ -5,20 +5,20 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from covid_xray.commands.run.build import build_data, build_schedule
+from covid_xray.commands.build import build_data, build_schedule
 from covid_xray.errors import UserError
 from covid_xray.files import write_atomically
 
 if TYPE_CHECKING:
-    from covid_xray.data.audit import AuditReport
+    from covid_xray.data.audit.report import AuditReport
 
 
 def run(cfg: DictConfig) -> None:
     """Audit the data with its splits; write ``audit.json`` and TensorBoard, print the findings."""
     output = Path(cfg.output)
     schedule = build_schedule(cfg)
-    from covid_xray.commands.run.audit_view import show
-    from covid_xray.data.audit import RefusedDataError
+    from covid_xray.data.audit.report import RefusedDataError
+    from covid_xray.reporting.audit import show
 
     try:
         report = build_data(cfg, schedule).audit
@@ -37,7 +37,7 @@ def run(cfg: DictConfig) -> None:
 def _write_tensorboard(report: "AuditReport", output: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
-    from covid_xray.commands.run.audit_view import figure, markdown
+    from covid_xray.reporting.audit import figure, markdown
 
     for old in output.glob("events.out.tfevents.*"):
         old.unlink()

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from covid_xray.commands.run.trained import check_name
 from covid_xray.errors import UserError
 from covid_xray.files import write_atomically
+from covid_xray.runs.load import check_name
 
 if TYPE_CHECKING:
-    from covid_xray.evaluation.comparison import Comparison
+    from covid_xray.metrics.comparison import Comparison
 
 
 def run(cfg: DictConfig) -> None:
     """Compare all runs with the first."""
     files = _check(cfg)
-    from covid_xray.evaluation.comparison import compare
-    from covid_xray.evaluation.predictions import read_predictions
+    from covid_xray.metrics.comparison import compare
+    from covid_xray.metrics.predictions import read_predictions
 
     names = _names([Path(path) for path in cfg.runs])
     predictions = [read_predictions(file) for file in files]
@@ -62,11 +62,11 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _write(cfg: DictConfig, comparisons: Sequence["Comparison"]) -> None:
-    from covid_xray.commands.run import provenance
-    from covid_xray.evaluation.figures import figure_png
-    from covid_xray.evaluation.report import Picture, Report, Section, render_report
-    from covid_xray.evaluation.study_figures import comparison_figure
-    from covid_xray.evaluation.tables import comparison_table
+    from covid_xray.plots.classification import figure_png
+    from covid_xray.plots.evaluation import comparison_figure
+    from covid_xray.reporting.html import Picture, Report, Section, render_report
+    from covid_xray.reporting.tables import comparison_table
+    from covid_xray.runs import provenance
 
     output, sections = Path(cfg.output), []
     origins = {
@@ -97,7 +97,7 @@ def _write(cfg: DictConfig, comparisons: Sequence["Comparison"]) -> None:
 def _numbers(comparison: "Comparison") -> dict[str, object]:
     from dataclasses import asdict
 
-    from covid_xray.evaluation.estimates import interval_dict
+    from covid_xray.metrics.estimates import interval_dict
 
     return {
         "first": comparison.names[0],
@@ -123,7 +123,7 @@ def _show(comparisons: Sequence["Comparison"]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from covid_xray.evaluation.tables import comparison_table
+    from covid_xray.reporting.tables import comparison_table
 
     console = Console(highlight=False)
     for comparison in comparisons:

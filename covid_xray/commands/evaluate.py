@@ -4,9 +4,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from covid_xray.commands.run.folder import RunFolder
-from covid_xray.commands.run.trained import check_name
 from covid_xray.errors import UserError
+from covid_xray.runs.folder import RunFolder
+from covid_xray.runs.load import check_name
 
 
 def run(cfg: DictConfig) -> None:
@@ -14,11 +14,11 @@ def run(cfg: DictConfig) -> None:
     _check(cfg)
     parts = sweep_parts(Path(cfg.run))
     if parts:
-        from covid_xray.commands.study.pooling import pool
+        from covid_xray.runs.pooling import pool
 
         pool(cfg, parts)
     else:
-        from covid_xray.commands.study.one_run import evaluate
+        from covid_xray.commands.one_run import evaluate
 
         evaluate(cfg)
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from covid_xray.commands.run.trained import check_run, load_run
 from covid_xray.errors import UserError
 from covid_xray.files import beside, write_atomically
+from covid_xray.runs.load import check_run, load_run
 
 if TYPE_CHECKING:
     import torch
 
-    from covid_xray.commands.run.trained import TrainedRun
+    from covid_xray.runs.load import TrainedRun
 
 FORMATS = ("onnx", "safetensors")
 
@@ -62,8 +62,8 @@ def _real_images(run: "TrainedRun", count: int) -> tuple["torch.Tensor", str]:
     """Test images of the run; drawn noise where its data is not here."""
     import torch
 
-    from covid_xray.commands.run.images import own_images, read_records
-    from covid_xray.commands.run.inference import plain_images
+    from covid_xray.runs.images import own_images, read_records
+    from covid_xray.runs.inference import plain_images
 
     try:
         table = own_images(run.splits, read_records(run.cfg.data), "test")
@@ -75,9 +75,9 @@ def _real_images(run: "TrainedRun", count: int) -> tuple["torch.Tensor", str]:
 
 
 def _metadata(run: "TrainedRun") -> dict[str, Any]:
-    from covid_xray.commands.run.calibration import calibration_of
-    from covid_xray.commands.run.images import read_records
-    from covid_xray.commands.run.provenance import commit, versions
+    from covid_xray.runs.calibration import calibration_of
+    from covid_xray.runs.images import read_records
+    from covid_xray.runs.provenance import commit, versions
 
     calibration = calibration_of(run, None)[0]
     if calibration is None:
@@ -115,7 +115,7 @@ def _logits(run: "TrainedRun", images: "torch.Tensor") -> "torch.Tensor":
 def _export_onnx(run: "TrainedRun", metadata: dict[str, Any], images: "torch.Tensor", output: Path) -> float | None:
     import numpy as np
 
-    from covid_xray.commands._onnx_file import Deployed, run_onnx, write_onnx
+    from covid_xray.runs.onnx_file import Deployed, run_onnx, write_onnx
 
     write_onnx(Deployed(run.module, metadata["temperature"]).eval(), run.image_size, metadata, output)
     # One image and all of them: the batch is dynamic.

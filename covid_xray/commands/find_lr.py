@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from covid_xray.commands.run.build import build_data, build_module, build_schedule, build_trainer, make
+from covid_xray.commands.build import build_data, build_module, build_schedule, build_trainer, make
 from covid_xray.errors import UserError
 from covid_xray.files import write_atomically
 from covid_xray.schedule import Schedule
 
 if TYPE_CHECKING:
-    from covid_xray.module import XrayClassifier
+    from covid_xray.training.module import XrayClassifier
 
 
 def run(cfg: DictConfig) -> None:
@@ -31,12 +31,12 @@ def run(cfg: DictConfig) -> None:
     if cfg.checkpoint_path is not None:
         _load(module, Path(cfg.checkpoint_path))
     sweep = _sweep(cfg, folder, single, data, module)
-    from covid_xray.evaluation.figures import figure_png
+    from covid_xray.plots.classification import figure_png
 
     figure = sweep.figure(f"{name}, {phase.image_size} px, trains {phase.trains}")
     write_atomically(folder / "find_lr.png", figure_png(figure))
     if cfg.logger is not None:
-        from covid_xray.callbacks.lr_finder import write_tensorboard
+        from covid_xray.training.callbacks.lr_finder import write_tensorboard
 
         logger = make(cfg, "logger", save_dir=str(folder))
         write_tensorboard(logger, sweep, figure)
@@ -48,9 +48,9 @@ def run(cfg: DictConfig) -> None:
 
 
 def _sweep(cfg: DictConfig, folder: Path, schedule: Schedule, data: Any, module: "XrayClassifier") -> Any:
-    from covid_xray.callbacks.freezing import PhaseFreezing
-    from covid_xray.callbacks.lr_finder import RateFinder
-    from covid_xray.callbacks.seeding import StepSeeding
+    from covid_xray.training.callbacks.freezing import PhaseFreezing
+    from covid_xray.training.callbacks.lr_finder import RateFinder
+    from covid_xray.training.callbacks.seeding import StepSeeding
 
     finder = RateFinder(cfg.start_lr, cfg.end_lr, cfg.steps)
     trainer = build_trainer(
@@ -62,7 +62,7 @@ def _sweep(cfg: DictConfig, folder: Path, schedule: Schedule, data: Any, module:
 
 
 def _load(module: "XrayClassifier", path: Path) -> None:
-    from covid_xray.model.weights import read_state_dict
+    from covid_xray.networks.weights import read_state_dict
 
     try:
         module.load_state_dict(read_state_dict(path))

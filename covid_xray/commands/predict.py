@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from covid_xray.commands._prediction_file import FORMATS, PredictionFile, list_images
-from covid_xray.commands.run.trained import check_run, load_run
 from covid_xray.errors import UserError
+from covid_xray.runs.load import check_run, load_run
+from covid_xray.runs.prediction_file import FORMATS, PredictionFile, list_images
 
 if TYPE_CHECKING:
-    from covid_xray.commands.run.calibration import Calibration
-    from covid_xray.commands.run.trained import TrainedRun
+    from covid_xray.runs.calibration import Calibration
+    from covid_xray.runs.load import TrainedRun
 
 UNSURE, UNLIKE = "unsure", "unlike the training images"
 
@@ -63,8 +63,8 @@ def _check(cfg: DictConfig) -> str:
 
 
 def _calibration(run: "TrainedRun") -> tuple["Calibration | None", str]:
-    from covid_xray.commands.run.calibration import calibration_of
-    from covid_xray.commands.run.images import read_records
+    from covid_xray.runs.calibration import calibration_of
+    from covid_xray.runs.images import read_records
 
     calibration, reason = calibration_of(run, None)
     if calibration is not None:
@@ -153,8 +153,8 @@ def _read_ahead(
 
 def _reader(first: int, size: int) -> Callable[[str], Any]:
     from covid_xray.data.augmentation import squish
-    from covid_xray.data.grey import ImageError
-    from covid_xray.data.images import read_image
+    from covid_xray.data.images.grey import ImageError
+    from covid_xray.data.images.read import read_image
 
     def read(path: str) -> Any:
         try:
@@ -173,9 +173,9 @@ def _rows(
     import numpy as np
     import torch
 
-    from covid_xray.commands.run.calibration import unlikeness
-    from covid_xray.commands.run.inference import answer_batch
-    from covid_xray.evaluation.calibration import apply_temperature
+    from covid_xray.metrics.calibration import apply_temperature
+    from covid_xray.runs.calibration import unlikeness
+    from covid_xray.runs.inference import answer_batch
 
     good = [image for image in read if not isinstance(image, str)]
     known, logits, features = calibration.features if calibration is not None else "", np.zeros((0, 2)), None

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from covid_xray.commands.run.folder import RunFolder
 from covid_xray.errors import UserError
-from covid_xray.evaluation.sweep import SweepRun, read_sweep
 from covid_xray.files import write_atomically
+from covid_xray.runs.folder import RunFolder
+from covid_xray.sweeps.jobs import SweepRun, read_sweep
 
 if TYPE_CHECKING:
-    from covid_xray.evaluation.report import Picture, Section
-    from covid_xray.evaluation.sweep_tables import Setting
+    from covid_xray.reporting.html import Picture, Section
+    from covid_xray.reporting.sweep_tables import Setting
 
 _FIGURES = ("ranking.png", "leak.png", "settings.png", "curves.png")
 
@@ -24,9 +24,9 @@ def run(cfg: DictConfig) -> None:
     metric = _metric(cfg.metric, runs)
     from matplotlib.figure import Figure
 
-    from covid_xray.evaluation.figures import figure_png
-    from covid_xray.evaluation.report import Report, render_report
-    from covid_xray.evaluation.sweep_tables import group_runs, number, results_csv
+    from covid_xray.plots.classification import figure_png
+    from covid_xray.reporting.html import Report, render_report
+    from covid_xray.reporting.sweep_tables import group_runs, number, results_csv
 
     settings = group_runs(runs, metric, lowest_first=metric.endswith("/loss"))
     output = Path(cfg.output) if cfg.output else folder / "report"
@@ -101,9 +101,8 @@ def _warnings(runs: Sequence[SweepRun], settings: Sequence["Setting"], metric: s
 
 
 def _pictures(settings: Sequence["Setting"], runs: Sequence[SweepRun], metric: str) -> dict[str, "Picture"]:
-    from covid_xray.evaluation.learning_curves import read_curves
-    from covid_xray.evaluation.report import Picture
-    from covid_xray.evaluation.sweep_figures import (
+    from covid_xray.reporting.html import Picture
+    from covid_xray.reporting.sweep_plots import (
         curves_figure,
         leak_figure,
         leaked_runs,
@@ -111,7 +110,8 @@ def _pictures(settings: Sequence["Setting"], runs: Sequence[SweepRun], metric: s
         ranking_figure,
         settings_figure,
     )
-    from covid_xray.evaluation.sweep_tables import varied_keys
+    from covid_xray.reporting.sweep_tables import varied_keys
+    from covid_xray.sweeps.learning_curves import read_curves
 
     bars = " Bars across: means of repeated runs." if any(len(setting.runs) > 1 for setting in settings) else ""
     figures = {"ranking.png": (ranking_figure(settings, metric), f"{metric} of every run, best setting first.{bars}")}
@@ -141,8 +141,8 @@ def _phases(runs: Sequence[SweepRun]) -> dict[str, int]:
 
 
 def _sections(settings: Sequence["Setting"], metric: str, pictures: dict[str, "Picture"]) -> list["Section"]:
-    from covid_xray.evaluation.report import Section
-    from covid_xray.evaluation.sweep_tables import runs_table, settings_table
+    from covid_xray.reporting.html import Section
+    from covid_xray.reporting.sweep_tables import runs_table, settings_table
 
     repeated = any(len(setting.runs) > 1 for setting in settings)
     tables = [settings_table(settings, metric)] if repeated else []
@@ -157,8 +157,8 @@ def _sections(settings: Sequence["Setting"], metric: str, pictures: dict[str, "P
 
 
 def _provenance(cfg: DictConfig, runs: Sequence[SweepRun]) -> dict[str, str]:
-    from covid_xray.commands.run import provenance
-    from covid_xray.evaluation.sweep_tables import varied_keys
+    from covid_xray.reporting.sweep_tables import varied_keys
+    from covid_xray.runs import provenance
 
     varied = varied_keys(runs)
     common = [f"{key}={value}" for key, value in runs[0].overrides.items() if key not in varied]
@@ -174,7 +174,7 @@ def _show(settings: Sequence["Setting"], metric: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from covid_xray.evaluation.sweep_tables import runs_table, settings_table
+    from covid_xray.reporting.sweep_tables import runs_table, settings_table
 
     repeated = any(len(setting.runs) > 1 for setting in settings)
     content = settings_table(settings, metric) if repeated else runs_table(settings, metric)

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from covid_xray.commands.run.build import build_callbacks, build_data, build_module, build_schedule, build_trainer
-from covid_xray.commands.run.folder import RunFolder, is_main_process
-from covid_xray.commands.run.tensorboard import build_logger, log_finish, log_start
-from covid_xray.commands.sweep.devices import on_own_device
-from covid_xray.commands.sweep.jobs import is_sweep, refuse_several_devices
+from covid_xray.commands.build import build_callbacks, build_data, build_module, build_schedule, build_trainer
+from covid_xray.commands.sweep_devices import on_own_device
+from covid_xray.commands.sweep_jobs import is_sweep, refuse_several_devices
 from covid_xray.errors import UserError
 from covid_xray.files import write_atomically
+from covid_xray.runs.folder import RunFolder, is_main_process
+from covid_xray.training.loggers import build_logger, log_finish, log_start
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
 
-    from covid_xray.callbacks.checkpoint import RunCheckpoint
     from covid_xray.data.datamodule import XrayDataModule
-    from covid_xray.module import XrayClassifier
+    from covid_xray.training.callbacks.checkpoint import RunCheckpoint
+    from covid_xray.training.module import XrayClassifier
 
 
 def run(cfg: DictConfig) -> float:
@@ -67,8 +67,8 @@ def _check_objective(objective: str, class_names: list[str]) -> None:
 
 
 def _train(cfg: DictConfig, folder: RunFolder, data: "XrayDataModule", module: "XrayClassifier") -> dict[str, float]:
-    from covid_xray.callbacks.checkpoint import RunCheckpoint, TrainingStopped
-    from covid_xray.callbacks.seeding import StepSeeding
+    from covid_xray.training.callbacks.checkpoint import RunCheckpoint, TrainingStopped
+    from covid_xray.training.callbacks.seeding import StepSeeding
 
     checkpoint = RunCheckpoint(folder.checkpoints, cfg.checkpoint.every_minutes)
     callbacks: list[Callback] = [StepSeeding(cfg.seed), *build_callbacks(cfg), checkpoint]

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from covid_xray.data.audit.fingerprints import pixel_digest
 from covid_xray.data.augmentation import squish
-from covid_xray.data.fingerprints import pixel_digest
-from covid_xray.data.grey import GreyImage
-from covid_xray.data.images import read_image
+from covid_xray.data.images.grey import GreyImage
+from covid_xray.data.images.read import read_image
 from covid_xray.data.parallel import map_files
 from covid_xray.errors import UserError
 

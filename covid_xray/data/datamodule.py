@@ -16,12 +16,12 @@ import pandas as pd
 import torch
 from lightning import LightningDataModule
 
-from covid_xray.data.audit import audit, patient_groups, refuse_leaks, refuse_unreadable
+from covid_xray.data.audit.fingerprints import Fingerprints, fingerprint_files
+from covid_xray.data.audit.report import audit, patient_groups, refuse_leaks, refuse_unreadable
 from covid_xray.data.augmentation import Augmentation
 from covid_xray.data.cache import StoredImages, open_store
 from covid_xray.data.dataset import Batch, XrayDataset, collate
-from covid_xray.data.fingerprints import Fingerprints, fingerprint_files
-from covid_xray.data.folders import read_folder
+from covid_xray.data.folder import read_folder
 from covid_xray.data.loader import TimedLoader
 from covid_xray.data.manifest import read_manifest
 from covid_xray.data.phantom import make_phantoms
@@ -115,7 +115,7 @@ class XrayDataModule(LightningDataModule):
         class_map: Mapping[str, str | None] | None = None,
         **settings: Any,
     ) -> "XrayDataModule":
-        """Images in class folders; see `covid_xray.data.folders.read_folder`."""
+        """Images in class folders; see `covid_xray.data.folder.read_folder`."""
         return cls(read_folder(root, patient_regex, class_map), **settings)
 
     @classmethod

@@ -9,8 +9,8 @@ from torch.utils.data import Dataset
 
 from covid_xray.data.augmentation import Augmentation, squish
 from covid_xray.data.cache import StoredImages
-from covid_xray.data.grey import GreyImage
-from covid_xray.data.images import read_image
+from covid_xray.data.images.grey import GreyImage
+from covid_xray.data.images.read import read_image
 from covid_xray.data.sampling import Sample
 
 Batch = tuple[Tensor, Tensor]

@@ -1,4 +1,4 @@
-"""The table of images that everything else works on, read from CSV files; for folders see `covid_xray.data.folders`.
+"""The table of images that everything else works on, read from CSV files; for folders see `covid_xray.data.folder`.
 
 A table of records has the columns ``path`` (as written, the key of an image), ``file`` (where it lies), ``label``,
 ``patient_id``, ``source`` and ``split`` (``train``, ``val``, ``test`` or empty), all text, and whatever else the

@@ -18,8 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.progress import track
 
-from covid_xray.data.grey import GreyImage
-from covid_xray.data.images import write_png
+from covid_xray.data.images.grey import GreyImage
+from covid_xray.data.images.read import write_png
 from covid_xray.errors import UserError
 
 CLASSES = ("covid-19", "normal", "pneumonia")

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from covid_xray.data.folders import compile_patient_regex
-from covid_xray.data.grey import ImageError
-from covid_xray.data.images import read_image
+from covid_xray.data.folder import compile_patient_regex
+from covid_xray.data.images.grey import ImageError
+from covid_xray.data.images.read import read_image
 from covid_xray.data.importers import importer
 from covid_xray.data.parallel import map_files
 from covid_xray.errors import UserError

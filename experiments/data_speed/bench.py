@@ -24,11 +24,11 @@ import torchvision
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import InterpolationMode, v2
 
+from covid_xray.data.audit.fingerprints import pixel_digest
 from covid_xray.data.augmentation import Augmentation, LogitBrightnessContrast, SquishWarp
 from covid_xray.data.cache import open_store
 from covid_xray.data.dataset import XrayDataset
-from covid_xray.data.fingerprints import pixel_digest
-from covid_xray.data.images import read_image, write_png
+from covid_xray.data.images.read import read_image, write_png
 from covid_xray.data.phantom import draw_phantom
 from covid_xray.data.sampling import Sample
 

@@ -26,7 +26,7 @@ from typing import Any, Self
 
 import torch
 
-from covid_xray.data.images import write_png
+from covid_xray.data.images.read import write_png
 from covid_xray.data.phantom import CLASSES, draw_phantom
 from covid_xray.files import beside
 

@@ -147,14 +147,14 @@ def predict(scenario: dict[str, Any]) -> None:
 
 def evaluate(scenario: dict[str, Any]) -> None:
     """What ``covid-xray evaluate`` does with every image: the same, and again with parts taken away."""
-    from covid_xray.evaluation.shortcuts import blacken_centre, keep_centre
+    from covid_xray.probes.shortcuts import blacken_centre, keep_centre
 
     _infer(scenario, {"centre blacked out": blacken_centre, "centre only": keep_centre})
 
 
 def _infer(scenario: dict[str, Any], masks: dict[str, Any]) -> None:
-    from covid_xray.commands.run.inference import infer
-    from covid_xray.commands.run.trained import load_run
+    from covid_xray.runs.inference import infer
+    from covid_xray.runs.load import load_run
 
     run, pacer = load_run(scenario["run"], "last"), Pacer()
     found = sorted(map(str, Path(scenario["root"]).glob("train/*/*.*")))
@@ -166,8 +166,8 @@ def _infer(scenario: dict[str, Any], masks: dict[str, Any]) -> None:
 
 def our_network(scenario: dict[str, Any]) -> nn.Module:
     """A TransferResNet with what the scenario trains."""
-    from covid_xray.model.network import TransferResNet
-    from covid_xray.optim import freeze_for
+    from covid_xray.networks.layer_groups import freeze_for
+    from covid_xray.networks.resnet import TransferResNet
     from covid_xray.schedule import Phase
 
     network = TransferResNet(num_classes=3)

@@ -6,8 +6,8 @@ from bench import CEILING, FASTAI, HERE, OURS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from covid_xray.evaluation.figures import COLOURS, figure_png
 from covid_xray.files import write_atomically
+from covid_xray.plots.classification import COLOURS, figure_png
 
 SCENARIOS = ("unfrozen 224", "frozen 224", "frozen 224, BatchNorm fixed", "unfrozen 448", "frozen 448")
 SHOWN = (OURS, "our module, Lightning's defaults", "torchvision reference loop", FASTAI, "fastai 2, its faster options")

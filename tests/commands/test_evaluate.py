@@ -15,9 +15,9 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import InProcess, command, copy_run, mistake, numbers, tiny_run
 
-from covid_xray.commands.run.images import external_images
-from covid_xray.commands.run.inference import corner_view
-from covid_xray.evaluation.predictions import read_predictions
+from covid_xray.metrics.predictions import read_predictions
+from covid_xray.runs.images import external_images
+from covid_xray.runs.inference import corner_view
 
 __all__ = ["command", "tiny_run"]
 CLASSES = ("covid-19", "normal", "pneumonia")
@@ -228,8 +228,8 @@ def test_damaged_and_foreign_checkpoints(command: InProcess, tiny_run: Path) -> 
 def test_a_configuration_may_not_name_foreign_code(command: InProcess, tiny_run: Path) -> None:
     run = copy_run(tiny_run, "foreign")
     config = (run / "config.yaml").read_text()
-    for target in ("os.system", "covid_xray.model.weights.torch.load"):
-        (run / "config.yaml").write_text(config.replace("covid_xray.model.network.TransferResNet", target))
+    for target in ("os.system", "covid_xray.networks.weights.torch.load"):
+        (run / "config.yaml").write_text(config.replace("covid_xray.networks.resnet.TransferResNet", target))
         mistake(command(f"evaluate run={run}"), "code outside this project")
 
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 from conftest import TESTS, Command, differences, load_state
+from covid_xray.commands.sweep import devices
 from omegaconf import OmegaConf
 
-from covid_xray.commands.sweep import devices
-from covid_xray.evaluation.sweep import read_sweep
+from covid_xray.sweeps.jobs import read_sweep
 
 SWEEP = ("train", "-m", "experiment=tiny", "logger=none", "seed=-1,0")
 TAKE = """
 import sys, time
 from omegaconf import OmegaConf
-from covid_xray.commands.sweep.devices import on_own_device
+from covid_xray.commands.sweep_devices import on_own_device
 cfg = OmegaConf.create({"trainer": {"accelerator": "gpu", "devices": 1}})
 print(on_own_device(cfg, int(sys.argv[1])).trainer.devices, flush=True)
 print(on_own_device(cfg, int(sys.argv[1]) + 1).trainer.devices, flush=True)
@@ -145,7 +145,7 @@ def test_two_nodes_train_as_one(workplace: Path, start: object) -> None:
     name = f"nodes-{start.__name__}"  # type: ignore[attr-defined]
     settings = ["train", "experiment=tiny", "logger=none", f"run_dir={name}", "data.num_workers=0"]
     settings += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2"]
-    settings += ["+callbacks.dump._target_=probes.StateDump"]
+    settings += ["+callbacks.dump._target_=probe_callbacks.StateDump"]
     port, nodes = free_port(), []
     for node in (0, 1):
         command, extra = start(node, port)  # type: ignore[operator]

@@ -14,11 +14,11 @@ from safetensors import safe_open
 from tiny_run import InProcess, command, copy_run, mistake, tiny_run
 
 from covid_xray.commands import predict
-from covid_xray.commands._prediction_file import PredictionFile, list_images
-from covid_xray.commands.run.calibration import learn, unlikeness
 from covid_xray.data.augmentation import squish
-from covid_xray.data.images import read_image, write_png
-from covid_xray.model.masked import BordersOnlyResNet
+from covid_xray.data.images.read import read_image, write_png
+from covid_xray.networks.masked import BordersOnlyResNet
+from covid_xray.runs.calibration import learn, unlikeness
+from covid_xray.runs.prediction_file import PredictionFile, list_images
 
 __all__ = ["command", "tiny_run"]
 CLASSES = ("covid-19", "normal", "pneumonia")

@@ -14,8 +14,8 @@ SETTINGS = (
     "train",
     "experiment=tiny",
     "logger=none",
-    "+callbacks.kill._target_=probes.KillAtStep",
-    "+callbacks.dump._target_=probes.StateDump",
+    "+callbacks.kill._target_=probe_callbacks.KillAtStep",
+    "+callbacks.dump._target_=probe_callbacks.StateDump",
 )
 FINAL = "state-epoch3-rank0.pt"
 

@@ -17,12 +17,12 @@ from hydra import compose, initialize_config_dir
 from tiny_run import InProcess, command, mistake  # noqa: F401 fixture
 
 from covid_xray import cli
-from covid_xray.commands.run.folder import FREE_KEYS
-from covid_xray.commands.sweep.names import better, run_name, setting_text
-from covid_xray.commands.sweep.optuna_study import count_ended
-from covid_xray.evaluation.sweep import read_sweep
+from covid_xray.commands.sweep_optuna import count_ended
+from covid_xray.runs.folder import FREE_KEYS
+from covid_xray.sweeps.jobs import read_sweep
+from covid_xray.sweeps.names import better, run_name, setting_text
 
-KILL = "+callbacks.kill._target_=probes.KillAtStep"
+KILL = "+callbacks.kill._target_=probe_callbacks.KillAtStep"
 AT_20 = {"KILL_AT_STEP": "20"}
 
 
@@ -222,7 +222,7 @@ def test_folder_in_use_is_refused(command: InProcess, workplace: Path) -> None: 
 @pytest.mark.slow
 def test_spot_machine_taken_away_again_and_again(covid_xray: Command, workplace: Path) -> None:
     """SIGTERM at any moment, be it while importing; the loop of docs/cluster.md ends with the undisturbed weights."""
-    arguments = ["train", "experiment=tiny", "logger=none", "+callbacks.dump._target_=probes.StateDump"]
+    arguments = ["train", "experiment=tiny", "logger=none", "+callbacks.dump._target_=probe_callbacks.StateDump"]
     assert covid_xray(*arguments, "run_dir=undisturbed").returncode == 0
     environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
     draw = random.Random(0)

@@ -10,10 +10,10 @@ import pytest
 from tiny_run import InProcess, command, mistake
 from tiny_sweep import RATE, tiny_sweep
 
-from covid_xray.evaluation.learning_curves import read_curves
-from covid_xray.evaluation.sweep import read_sweep
-from covid_xray.evaluation.sweep_figures import leak_figure, leaked_runs
-from covid_xray.evaluation.sweep_tables import settings_text, varied_keys
+from covid_xray.reporting.sweep_plots import leak_figure, leaked_runs
+from covid_xray.reporting.sweep_tables import settings_text, varied_keys
+from covid_xray.sweeps.jobs import read_sweep
+from covid_xray.sweeps.learning_curves import read_curves
 
 __all__ = ["command", "tiny_sweep"]
 PNG = b"\x89PNG\r\n\x1a\n"

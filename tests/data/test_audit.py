@@ -13,12 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covid_xray.data.associations import associations, cramers_v
-from covid_xray.data.audit import AuditReport, audit_records, copies_among, refuse_leaks
-from covid_xray.data.fingerprints import fingerprint, fingerprint_files
-from covid_xray.data.grey import GreyImage
-from covid_xray.data.manifest import read_manifest
-from covid_xray.data.near_duplicates import (
+from covid_xray.data.audit.associations import associations, cramers_v
+from covid_xray.data.audit.fingerprints import fingerprint, fingerprint_files
+from covid_xray.data.audit.near_duplicates import (
     MAX_BITS,
     MIN_CORRELATION,
     distance,
@@ -26,6 +23,9 @@ from covid_xray.data.near_duplicates import (
     groups,
     traits,
 )
+from covid_xray.data.audit.report import AuditReport, audit_records, copies_among, refuse_leaks
+from covid_xray.data.images.grey import GreyImage
+from covid_xray.data.manifest import read_manifest
 from covid_xray.data.phantom import CLASSES, draw_phantom
 from covid_xray.data.split import assign_splits
 from covid_xray.errors import UserError
@@ -190,7 +190,7 @@ def test_cache_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read.append(Path(file).name)
         return np.asarray(fingerprint(file))
 
-    monkeypatch.setattr("covid_xray.data.fingerprints.fingerprint", counting)
+    monkeypatch.setattr("covid_xray.data.audit.fingerprints.fingerprint", counting)
     first = fingerprint_files(files, cache)
     again = fingerprint_files(files[::-1], cache)
     assert read == ["0.png", "1.png", "2.png"]
@@ -416,6 +416,6 @@ def test_command(covid_xray: Callable[..., subprocess.CompletedProcess[str]], wo
 
 
 def test_audit_needs_no_torch() -> None:
-    code = "import sys, covid_xray.data.audit; print({'torch', 'lightning', 'hydra'} & set(sys.modules))"
+    code = "import sys, covid_xray.data.audit.report; print({'torch', 'lightning', 'hydra'} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert answer.stdout.strip() == "set()"

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from covid_xray.data import cache
+from covid_xray.data.audit.fingerprints import pixel_digest
 from covid_xray.data.augmentation import squish
 from covid_xray.data.cache import StoredImages, open_store
-from covid_xray.data.fingerprints import pixel_digest
-from covid_xray.data.images import read_image, write_png
+from covid_xray.data.images.read import read_image, write_png
 from covid_xray.errors import UserError
 
 SIDE = 48
@@ -28,8 +28,8 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from covid_xray.data import cache
-from covid_xray.data.fingerprints import pixel_digest
-from covid_xray.data.images import read_image
+from covid_xray.data.audit.fingerprints import pixel_digest
+from covid_xray.data.images.read import read_image
 files = sorted(map(str, Path(sys.argv[1]).glob("*.png")))
 digests = np.array([pixel_digest(read_image(file)) for file in files], dtype="S32")
 squish = cache.squish

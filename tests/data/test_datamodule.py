@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from covid_xray.data.audit.fingerprints import pixel_digest
 from covid_xray.data.augmentation import Augmentation
 from covid_xray.data.datamodule import XrayDataModule
-from covid_xray.data.fingerprints import pixel_digest
-from covid_xray.data.images import read_image, write_png
+from covid_xray.data.images.read import read_image, write_png
 from covid_xray.data.manifest import read_manifest
 from covid_xray.data.phantom import make_phantoms
 from covid_xray.schedule import Phase, Schedule

@@ -17,8 +17,8 @@ import pytest
 from dicom_files import SECRET, dicom_bytes
 from PIL import Image, PngImagePlugin
 
-from covid_xray.data.grey import MAX_PIXELS, ImageError, scale_to_8_bits
-from covid_xray.data.images import EXTENSIONS, read_image
+from covid_xray.data.images.grey import MAX_PIXELS, ImageError, scale_to_8_bits
+from covid_xray.data.images.read import EXTENSIONS, read_image
 from covid_xray.errors import UserError
 
 REAL = Path(__file__).parents[3] / "shared/data/chest-xrays"
@@ -355,8 +355,8 @@ def test_bombs_use_no_memory(tmp_path: Path) -> None:
     for number, bomb in enumerate((BOMB, HUGE_JPEG, png(200_000, 200_000, 8, 6, b""))):
         (tmp_path / f"{number}.png").write_bytes(bomb)
     code = (
-        "import resource, sys; from covid_xray.data.images import read_image; import PIL.Image\n"
-        "from covid_xray.data.grey import ImageError\n"
+        "import resource, sys; from covid_xray.data.images.read import read_image; import PIL.Image\n"
+        "from covid_xray.data.images.grey import ImageError\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for path in sys.argv[1:]:\n"
         "    try: read_image(path)\n"
@@ -392,7 +392,7 @@ def test_dicom_lookup_table(tmp_path: Path) -> None:
 
 
 def test_dicom_sigmoid() -> None:
-    from covid_xray.data.dicom import apply_window
+    from covid_xray.data.images.dicom import apply_window
 
     shown = apply_window(np.array([100, 200, 300, -(10**6), 10**6]), 200, 100, "SIGMOID")
     assert shown.tolist() == [5, 128, 250, 0, 255]

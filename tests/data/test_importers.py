@@ -14,7 +14,7 @@ from dicom_files import dicom_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covid_xray.data.images import read_image
+from covid_xray.data.images.read import read_image
 from covid_xray.data.importers import importer, importers
 from covid_xray.data.importers.cohen import label_of as cohen_label
 from covid_xray.data.importers.darkcovid import case_of

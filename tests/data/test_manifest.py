@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from covid_xray.data.folders import list_folder, read_folder
+from covid_xray.data.folder import list_folder, read_folder
 from covid_xray.data.manifest import read_manifest
 from covid_xray.errors import UserError
 

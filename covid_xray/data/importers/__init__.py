@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from covid_xray.data.images import EXTENSIONS
+from covid_xray.data.images.read import EXTENSIONS
 from covid_xray.errors import UserError
 
 _HIDDEN = re.compile(r"\.|__MACOSX$")

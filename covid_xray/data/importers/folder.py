@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from covid_xray.data.folders import list_folder
+from covid_xray.data.folder import list_folder
 
 
 def read(source: Path) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from covid_xray.data.dicom import read_view
+from covid_xray.data.images.dicom import read_view
 from covid_xray.data.importers import one_file, read_table
 
 _CLASSES = {

@@ -1,1 +1,0 @@
-"""One training run: from its configuration to objects, its folder, and its network when it is trained."""

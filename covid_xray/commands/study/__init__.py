@@ -1,1 +1,0 @@
-"""What `evaluate` finds out about a trained run, and how it is written down."""

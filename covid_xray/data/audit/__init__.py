@@ -1,0 +1,1 @@
+"""The audit of a data set: duplicates, leaks, label conflicts, associations."""

@@ -1,1 +1,0 @@
-"""Figures of merit and pictures of a trained run."""

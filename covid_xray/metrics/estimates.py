@@ -1,0 +1,142 @@
+"""Every figure of merit with its interval and the words that must stand beside it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from covid_xray.metrics.bootstrap import RESAMPLES, bootstrap
+from covid_xray.metrics.calibration import BINS
+from covid_xray.metrics.intervals import (
+    LEVEL,
+    Interval,
+    clustered_exact_interval,
+    few_cases_warning,
+    percentile_interval,
+)
+from covid_xray.metrics.predictions import Predictions
+from covid_xray.metrics.scores import PROPORTIONS, Scores, score
+
+CENTRED = ("ece", "classwise_ece", "calibration_error")
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """All figures of merit of a test set.
+
+    Attributes:
+        scores: The point estimates and the confusion matrix.
+        intervals: Interval by the same names.
+        cases: Number of test images by class.
+        patients: Number of patients by class.
+        warnings: What the reader must be told, in words; the first of them about single classes.
+        resamples: How many resamples the bootstrap drew.
+        seed: Seed of the bootstrap.
+    """
+
+    scores: Scores
+    intervals: Mapping[str, Interval]
+    cases: Mapping[str, int]
+    patients: Mapping[str, int]
+    warnings: tuple[str, ...]
+    resamples: int
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types for ``metrics.json``: nan becomes None."""
+        return {
+            "metrics": {name: interval_dict(interval) for name, interval in self.intervals.items()},
+            "confusion": self.scores.confusion.tolist(),
+            "cases": dict(self.cases),
+            "patients": dict(self.patients),
+            "warnings": list(self.warnings),
+            "bootstrap": {"unit": "patient", "resamples": self.resamples, "seed": self.seed, "level": LEVEL},
+        }
+
+
+def estimate(
+    predictions: Predictions, resamples: int = RESAMPLES, seed: int = 0, bins: int = BINS, level: float = LEVEL
+) -> Estimates:
+    """Compute every figure of merit with its interval.
+
+    Accuracy, sensitivity, specificity, PPV and NPV get exact intervals for clustered images, everything else the
+    patients' bootstrap: a bootstrap of ten hits out of ten knows no doubt.
+
+    Args:
+        predictions: What the model said.
+        resamples: Resamples of the bootstrap, at least 1.
+        seed: Seed of the bootstrap.
+        bins: Bins of the calibration errors.
+        level: Confidence level, between 0 and 1.
+    """
+    scores = score(predictions, bins)
+    resampled = bootstrap(predictions, resamples, seed, bins)
+    intervals = {}
+    exact = proportion_intervals(predictions, level)
+    for name, value in scores.values.items():
+        metric = name.partition("/")[0]
+        found = exact.get(name) or percentile_interval(value, resampled[name], level, metric in CENTRED)
+        intervals[name] = replace(found, reason=scores.reasons.get(name, found.reason))
+    cases, patients = _count(predictions)
+    warnings = tuple(_warnings(predictions, cases, patients))
+    return Estimates(scores, intervals, cases, patients, warnings, resamples, seed)
+
+
+def proportion_intervals(predictions: Predictions, level: float = LEVEL) -> dict[str, Interval]:
+    """Exact intervals, images clustered by patient, of accuracy and every class's proportions, by name."""
+    labels, predicted, owner = predictions.labels, predictions.predicted, predictions.patient_index
+    found = {"accuracy": clustered_exact_interval(labels == predicted, owner, level)}
+    for k, name in enumerate(predictions.class_names):
+        true, said = labels == k, predicted == k
+        # Among whom it is counted, and what counts as a hit, in the order of PROPORTIONS.
+        parts = ((true, said), (~true, ~said), (said, true), (~said, ~true))
+        for metric, (among, hit) in zip(PROPORTIONS, parts, strict=True):
+            found[f"{metric}/{name}"] = clustered_exact_interval(hit[among], owner[among], level)
+    return found
+
+
+def interval_dict(interval: Interval) -> dict[str, Any]:
+    """An interval as plain types; nan becomes None, and an empty reason is left out."""
+    numbers = {"value": interval.value, "low": interval.low, "high": interval.high}
+    plain: dict[str, Any] = {key: None if np.isnan(number) else float(number) for key, number in numbers.items()}
+    plain["method"] = interval.method
+    return plain | ({"reason": interval.reason} if interval.reason else {})
+
+
+def fold_table(parts: Mapping[str, Predictions], bins: int = BINS) -> dict[str, dict[str, float]]:
+    """Every figure of merit of each fold of a cross-validation, with mean and standard deviation over the folds.
+
+    Args:
+        parts: Test predictions by the fold's name.
+        bins: Bins of the calibration errors.
+
+    Returns:
+        By metric: the value by fold, then ``mean`` and ``sd`` (n - 1) over the folds that define it; the SD of fewer
+        than two folds is nan. Folds share training images: the SD describes, it is no standard error.
+    """
+    values = {name: score(part, bins).values for name, part in parts.items()}
+    table = {}
+    for metric in next(iter(values.values()), {}):
+        row = {name: scores.get(metric, np.nan) for name, scores in values.items()}
+        defined = [value for value in row.values() if not np.isnan(value)]
+        row["mean"] = float(np.mean(defined)) if defined else np.nan
+        row["sd"] = float(np.std(defined, ddof=1)) if len(defined) > 1 else np.nan
+        table[metric] = row
+    return table
+
+
+def _count(predictions: Predictions) -> tuple[dict[str, int], dict[str, int]]:
+    owner = predictions.patient_index
+    cases, patients = {}, {}
+    for k, name in enumerate(predictions.class_names):
+        own = predictions.labels == k
+        cases[name], patients[name] = int(own.sum()), len(np.unique(owner[own]))
+    return cases, patients
+
+
+def _warnings(predictions: Predictions, cases: Mapping[str, int], patients: Mapping[str, int]) -> list[str]:
+    warnings = [few_cases_warning(name, cases[name], patients[name]) for name in predictions.class_names]
+    if predictions.n_patients == 1:
+        warnings.append("All test images are of one patient: no interval means anything.")
+    return [warning for warning in warnings if warning]

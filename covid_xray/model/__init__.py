@@ -1,1 +1,0 @@
-"""Networks with named layer groups, and their pretrained weights. Knows nothing of Lightning."""

@@ -1,0 +1,1 @@
+"""Networks with named layer groups, and their pretrained weights. Nothing here imports Lightning."""

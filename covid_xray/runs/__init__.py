@@ -1,0 +1,1 @@
+"""A run folder: its files, and what can be done with a trained run."""

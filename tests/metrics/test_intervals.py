@@ -1,0 +1,156 @@
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from covid_xray.errors import UserError
+from covid_xray.metrics.bootstrap import bootstrap
+from covid_xray.metrics.estimates import estimate, fold_table
+from covid_xray.metrics.intervals import (
+    clustered_exact_interval,
+    exact_interval,
+    few_cases_warning,
+    fisher_exact_p,
+    percentile_interval,
+    wilson_interval,
+)
+from covid_xray.metrics.predictions import Predictions
+from covid_xray.metrics.scores import score
+
+
+@pytest.mark.parametrize(("hits", "low", "high"), [(10, 69.2, 100.0), (8, 44.4, 97.5)])
+def test_published_intervals_of_ten_cases(hits: int, low: float, high: float) -> None:
+    interval = exact_interval(hits, 10)
+    assert (round(100 * interval.low, 1), round(100 * interval.high, 1)) == (low, high)
+    assert interval.text(percent=True) == f"{10 * hits:.1f} % ({low:.1f} to {high:.1f} %)"
+
+
+def test_ten_of_ten_is_no_better_than_eight_of_ten() -> None:
+    assert round(fisher_exact_p(10, 10, 8, 10), 2) == 0.47
+
+
+@settings(max_examples=50, deadline=None)
+@given(trials=st.integers(1, 500), share=st.floats(0, 1), level=st.sampled_from([0.8, 0.95, 0.99]))
+def test_intervals_equal_scipy(trials: int, share: float, level: float) -> None:
+    hits = round(share * trials)
+    for ours, method in ((exact_interval, "exact"), (wilson_interval, "wilson")):
+        found = ours(hits, trials, level)
+        expected = stats.binomtest(hits, trials).proportion_ci(level, method=method)
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+        assert found.low <= found.value <= found.high
+
+
+def test_clustered_interval_is_exact_for_single_images_and_counts_patients_when_all_agree() -> None:
+    hits = np.r_[np.ones(8), np.zeros(2)]
+    single, exact = clustered_exact_interval(hits, np.arange(10)), exact_interval(8, 10)
+    assert (single.low, single.high) == (exact.low, exact.high)
+    five_patients = clustered_exact_interval(np.ones(10), np.repeat(np.arange(5), 2))
+    assert five_patients.low == pytest.approx(exact_interval(5, 5).low)
+    one_patient = clustered_exact_interval(np.r_[np.ones(9), 0], np.zeros(10))
+    assert one_patient.high - one_patient.low > 0.9
+
+
+def test_clustered_intervals_cover_where_plain_ones_do_not() -> None:
+    random = np.random.default_rng(0)
+    truth, covered, plain = 0.8, 0, 0
+    for _ in range(300):
+        sizes = random.integers(1, 6, 40)
+        own = random.beta(truth * 1.0, (1 - truth) * 1.0, 40)
+        owner = np.repeat(np.arange(40), sizes)
+        hits = random.random(len(owner)) < own[owner]
+        clustered, naive = clustered_exact_interval(hits, owner), exact_interval(int(hits.sum()), len(hits))
+        covered += clustered.low <= truth <= clustered.high
+        plain += naive.low <= truth <= naive.high
+    assert covered / 300 >= 0.93
+    assert plain / 300 < 0.9
+
+
+def test_bootstrap_intervals_cover_by_patient() -> None:
+    """AUROC with two equally strong effects, of patient and image; the truth is known in closed form."""
+    random = np.random.default_rng(1)
+    shift, covered, rounds = 1.5, 0, 120
+    truth = stats.norm.cdf(shift / np.sqrt(2 * 2))
+    for _ in range(rounds):
+        owner = np.repeat(np.arange(80), 3)
+        labels = (np.arange(80) % 2)[owner]
+        scores = shift * labels + random.normal(size=80)[owner] + random.normal(size=240)
+        share = 1 / (1 + np.exp(-scores))
+        data = Predictions.build(labels, np.c_[1 - share, share], ["a", "b"], patients=[str(i) for i in owner])
+        interval = percentile_interval(score(data).values["auroc/b"], bootstrap(data, 200)["auroc/b"])
+        covered += interval.low <= truth <= interval.high
+    assert covered / rounds >= 0.88
+
+
+def test_bootstrap_agrees_with_the_formula_for_independent_images() -> None:
+    random = np.random.default_rng(2)
+    labels, right = random.integers(0, 2, 400), random.random(400) < 0.8
+    said = np.where(right, labels, 1 - labels)
+    data = Predictions.build(labels, np.eye(2)[said] * 0.8 + 0.1, ["a", "b"])
+    drawn = bootstrap(data, 2000)["accuracy"]
+    share = right.mean()
+    assert drawn.std() == pytest.approx(np.sqrt(share * (1 - share) / 400), rel=0.06)
+    assert drawn.mean() == pytest.approx(share, abs=0.002)
+
+
+def test_two_thousand_resamples_of_ten_thousand_predictions_take_seconds() -> None:
+    random = np.random.default_rng(0)
+    labels = random.choice(3, 10_000, p=[0.1, 0.45, 0.45])
+    logits = random.normal(size=(10_000, 3)) + 2 * np.eye(3)[labels]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    data = Predictions.build(labels, probabilities, ["a", "b", "c"])
+    start = time.process_time()
+    drawn = bootstrap(data, resamples=2000)
+    # The requirement is 5 s on an idle core; processor time of all threads, and room for a shared machine.
+    assert time.process_time() - start < 10
+    assert set(drawn) == set(score(data).values)
+    assert all(values.shape == (2000,) for values in drawn.values())
+
+
+def test_estimates_use_exact_intervals_for_proportions_and_the_bootstrap_for_the_rest() -> None:
+    labels = np.r_[np.zeros(10, int), np.ones(50, int)]
+    data = Predictions.build(labels, np.eye(2)[labels] * 0.8 + 0.1, ["covid", "normal"])
+    found = estimate(data, resamples=200)
+    assert found.intervals["sensitivity/covid"].text(percent=True) == "100.0 % (69.2 to 100.0 %)"
+    assert "bootstrap" in found.intervals["auroc/covid"].method
+    assert found.cases == {"covid": 10, "normal": 50}
+    assert found.warnings == (
+        "covid: only 10 images, fewer than 30: even a perfect score would mean no more than 69 to 100 %. "
+        "Do not draw conclusions from this class.",
+    )
+    calibration = found.intervals["ece"]
+    assert 0 <= calibration.low <= calibration.value <= calibration.high
+
+
+def test_warning_counts_patients() -> None:
+    assert few_cases_warning("covid", 40) == ""
+    assert "only 5 patients (40 images)" in few_cases_warning("covid", 40, 5)
+    assert few_cases_warning("covid", 40, 40) == ""
+
+
+def test_rarely_defined_bootstrap_values_get_no_interval() -> None:
+    interval = percentile_interval(0.5, np.r_[np.full(50, np.nan), np.linspace(0, 1, 50)])
+    assert interval.text() == "0.500 (no interval: defined in 50 of 100 resamples only)"
+
+
+def test_fold_table() -> None:
+    labels = np.array([0, 1, 0, 1])
+    parts = {
+        "0": Predictions.build(labels, np.eye(2)[labels], ["a", "b"]),
+        "1": Predictions.build(labels, np.eye(2)[[0, 1, 0, 0]], ["a", "b"]),
+    }
+    row = fold_table(parts)["accuracy"]
+    assert row == pytest.approx({"0": 1.0, "1": 0.75, "mean": 0.875, "sd": np.std([1, 0.75], ddof=1)})
+
+
+@pytest.mark.parametrize(("hits", "trials", "level"), [(-1, 10, 0.95), (11, 10, 0.95), (1, 10, 95)])
+def test_impossible_counts_are_refused(hits: int, trials: int, level: float) -> None:
+    for ours in (exact_interval, wilson_interval):
+        with pytest.raises(UserError):
+            ours(hits, trials, level)
+
+
+def test_no_cases_give_no_interval() -> None:
+    assert exact_interval(0, 0).text() == wilson_interval(0, 0).text() == "not defined: no cases"

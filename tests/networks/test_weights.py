@@ -1,0 +1,68 @@
+"""Pretrained weights from names and files, and what is said where they cannot be had."""
+
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision import models
+
+from covid_xray.errors import UserError
+from covid_xray.networks.resnet import TransferResNet
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> torch.nn.Module:
+    torch.manual_seed(1)
+    return models.resnet18(weights=None)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "keep_fc", "half"), [(".pt", True, False), (".pth", False, True), (".safetensors", True, False)]
+)
+def test_local_file(tmp_path: Path, resnet18: torch.nn.Module, suffix: str, keep_fc: bool, half: bool) -> None:
+    state = {k: v for k, v in resnet18.state_dict().items() if keep_fc or not k.startswith("fc.")}
+    state = {k: v.half() if half and v.is_floating_point() else v for k, v in state.items()}
+    file = tmp_path / f"weights{suffix}"
+    save_file(state, file) if suffix == ".safetensors" else torch.save(state, file)
+    network = TransferResNet(3, "resnet18", str(file))
+    for name, value in network.body.state_dict().items():
+        assert torch.equal(value, state[name].to(value.dtype)), name
+    assert network.head[-1].out_features == 3
+
+
+def test_wrong_network_says_what_is_missing(tmp_path: Path, resnet18: torch.nn.Module) -> None:
+    torch.save(resnet18.state_dict(), tmp_path / "18.pt")
+    with pytest.raises(UserError, match=r"does not fit resnet50: \d+ of 318 tensors match, missing .*another shape"):
+        TransferResNet(3, "resnet50", str(tmp_path / "18.pt"))
+
+
+def test_damaged_and_malicious_files_are_refused(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "exploded",))  # type: ignore[return-value]
+
+    torch.save({"conv1.weight": Bomb()}, tmp_path / "bomb.pt")
+    (tmp_path / "text.pt").write_text("no weights")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    torch.save([1, 2], tmp_path / "list.pt")
+    for name in ("bomb.pt", "text.pt", "text.safetensors", "list.pt"):
+        with pytest.raises(UserError, match=name):
+            TransferResNet(3, "resnet18", str(tmp_path / name))
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_offline_names_the_file_to_fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def offline(*arguments: object, **settings: object) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(UserError) as info:
+        TransferResNet(3, "resnet50", "IMAGENET1K_V2")
+    message = str(info.value)
+    url = models.ResNet50_Weights.IMAGENET1K_V2.url
+    assert f"download {url} to {tmp_path}" in message
+    assert "model.weights=FILE" in message
+    assert "\n" not in message
