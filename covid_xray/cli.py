@@ -119,15 +119,15 @@ def _run(command: str, overrides: list[str]) -> None:
     application: Callable[[], Any] = hydra_main(version_base="1.3", config_path=folder, config_name=name)(task)
     try:
         application()
-        if failed := sweeps.conclude():
+        if failed := sweeps.write_sweep_table():
             _fail_jobs(failed)
     except SystemExit as stop:
-        if not isinstance(stop.code, str):  # a sentence: see SweepStart
+        if not isinstance(stop.code, str):  # a sentence: see SweepCallback
             raise
         _fail(stop.code)
     except Exception as error:
         # An exception that came after jobs were run, such as a study's in which every trial failed, loses no table.
-        failed = 0 if isinstance(error, mistakes) else sweeps.conclude()
+        failed = 0 if isinstance(error, mistakes) else sweeps.write_sweep_table()
         # While it composes, Hydra tells some mistakes as a plain ValueError.
         if show_tracebacks or not (failed or isinstance(error, mistakes if composed else (*mistakes, ValueError))):
             raise

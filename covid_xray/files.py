@@ -10,7 +10,7 @@ with contextlib.suppress(ImportError):  # not on Windows
 
 
 @contextlib.contextmanager
-def beside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a draft to be written; it takes the name ``path`` when it is whole, and is removed where writing failed.
 
     So a kill leaves the old file or the new one, never half of one.
@@ -26,7 +26,7 @@ def beside(path: Path) -> Iterator[Path]:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write text (as UTF-8) or bytes, by way of `beside`."""
-    with beside(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from covid_xray.errors import UserError
-from covid_xray.files import beside, write_atomically
+from covid_xray.files import atomic_write, write_atomically
 from covid_xray.runs.load import check_run, load_run
 
 if TYPE_CHECKING:
     import torch
 
-    from covid_xray.runs.load import TrainedRun
+    from covid_xray.runs.load import Run
 
 FORMATS = ("onnx", "safetensors")
 
@@ -58,7 +58,7 @@ def _check(cfg: DictConfig) -> None:
         raise UserError(f"tolerance must be a number above 0, not {tolerance!r}")
 
 
-def _real_images(run: "TrainedRun", count: int) -> tuple["torch.Tensor", str]:
+def _real_images(run: "Run", count: int) -> tuple["torch.Tensor", str]:
     """Test images of the run; drawn noise where its data is not here."""
     import torch
 
@@ -74,7 +74,7 @@ def _real_images(run: "TrainedRun", count: int) -> tuple["torch.Tensor", str]:
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=random), "random images (no test images here)"
 
 
-def _metadata(run: "TrainedRun") -> dict[str, Any]:
+def _metadata(run: "Run") -> dict[str, Any]:
     from covid_xray.runs.calibration import calibration_of
     from covid_xray.runs.images import read_records
     from covid_xray.runs.provenance import commit, versions
@@ -84,27 +84,27 @@ def _metadata(run: "TrainedRun") -> dict[str, Any]:
         try:
             calibration = calibration_of(run, read_records(run.cfg.data))[0]
         except UserError:
-            print("Not calibrated: the run's validation images are not here, and it has no temperature.json")
-    size, first = run.image_size, run.squish_to
+            print("Not calibrated: the run's validation images are not here, and it has no calibration.json")
+    size, first = run.image_size, run.base_size
     way = f"to {first} and then to {size} pixels" if first != size else f"to {size} pixels"
     return {
         "classes": list(run.class_names),
         "image_size": size,
         "input": f"images: uint8 (n, 1, {size}, {size}), grey, 0 black to 255 white",
-        "resizing": f"both sides squished {way}, whatever the aspect ratio: area average when shrinking, else bilinear",
+        "resizing": f"both sides resized {way}, whatever the aspect ratio: area average when shrinking, else bilinear",
         "normalisation": "inside: x / 255, minus mean, over std, the grey channel three times",
         "mean": [round(float(value), 9) for value in run.module.mean.flatten()],
         "std": [round(float(value), 9) for value in run.module.std.flatten()],
         "temperature": calibration.temperature.value if calibration is not None else 1.0,
         "calibrated": calibration is not None,
-        "checkpoint": f"{run.checkpoint}.ckpt, SHA-256 {run.weights}",
+        "checkpoint": f"{run.checkpoint}.ckpt, SHA-256 {run.checkpoint_sha256}",
         "commit": commit(),
         "libraries": versions(),
         "use": "Research only: not a medical device, not for diagnosis.",
     }
 
 
-def _logits(run: "TrainedRun", images: "torch.Tensor") -> "torch.Tensor":
+def _logits(run: "Run", images: "torch.Tensor") -> "torch.Tensor":
     import torch
 
     with torch.inference_mode():
@@ -112,7 +112,7 @@ def _logits(run: "TrainedRun", images: "torch.Tensor") -> "torch.Tensor":
     return answer
 
 
-def _export_onnx(run: "TrainedRun", metadata: dict[str, Any], images: "torch.Tensor", output: Path) -> float | None:
+def _export_onnx(run: "Run", metadata: dict[str, Any], images: "torch.Tensor", output: Path) -> float | None:
     import numpy as np
 
     from covid_xray.runs.onnx_file import Deployed, run_onnx, write_onnx
@@ -129,13 +129,13 @@ def _export_onnx(run: "TrainedRun", metadata: dict[str, Any], images: "torch.Ten
     return float(max(differences))
 
 
-def _export_safetensors(run: "TrainedRun", metadata: dict[str, Any], images: "torch.Tensor", output: Path) -> float:
+def _export_safetensors(run: "Run", metadata: dict[str, Any], images: "torch.Tensor", output: Path) -> float:
     from safetensors.torch import load_file, save_file
 
     expected = _logits(run, images)
     state = {name: tensor.contiguous() for name, tensor in run.module.state_dict().items()}
     text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    with beside(output) as draft:
+    with atomic_write(output) as draft:
         save_file(state, draft, metadata=text)
     write_atomically(output.with_suffix(".json"), json.dumps(metadata, indent=2) + "\n")
     write_atomically(output.with_suffix(".yaml"), OmegaConf.to_yaml(run.cfg, resolve=True))

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from covid_xray.runs.load import check_name, check_run, load_run
 
 if TYPE_CHECKING:
-    from covid_xray.runs.evaluate import Study
+    from covid_xray.runs.evaluate import EvaluationResult
 
 _KINDS = {"from_folder": "folder", "from_manifest": "manifest", "from_phantoms": "phantom"}
 
@@ -24,9 +24,9 @@ def evaluate(cfg: DictConfig) -> Path:
     from covid_xray.reporting.evaluation_folder import write_evaluation, write_tensorboard
     from covid_xray.reporting.evaluation_report import draw, numbers, render
     from covid_xray.reporting.model_card_answers import model_card
-    from covid_xray.runs.evaluate import make_study
+    from covid_xray.runs.evaluate import evaluate_run
 
-    study = make_study(cfg, trained)
+    study = evaluate_run(cfg, trained)
     name = name_of(cfg)
     target = folder.path / "evaluation" / name
     pictures = draw(study)
@@ -48,7 +48,7 @@ def name_of(cfg: DictConfig) -> str:
     return f"external-{_KINDS.get(target, 'data')}"
 
 
-def _summarise(study: "Study", target: Path) -> None:
+def _summarise(study: "EvaluationResult", target: Path) -> None:
     from rich.console import Console
 
     from covid_xray.reporting.evaluation_report import data_words, key_figures

@@ -14,7 +14,7 @@ from covid_xray.runs.prediction_file import FORMATS, PredictionFile, list_images
 
 if TYPE_CHECKING:
     from covid_xray.runs.calibration import Calibration
-    from covid_xray.runs.load import TrainedRun
+    from covid_xray.runs.load import Run
 
 UNSURE, UNLIKE = "unsure", "unlike the training images"
 
@@ -62,7 +62,7 @@ def _check(cfg: DictConfig) -> str:
     return str(kind)
 
 
-def _calibration(run: "TrainedRun") -> tuple["Calibration | None", str]:
+def _calibration(run: "Run") -> tuple["Calibration | None", str]:
     from covid_xray.runs.calibration import calibration_of
     from covid_xray.runs.images import read_records
 
@@ -75,17 +75,17 @@ def _calibration(run: "TrainedRun") -> tuple["Calibration | None", str]:
         return None, f"{error}; run covid-xray evaluate where the run's data lies"
 
 
-def _file(cfg: DictConfig, kind: str, run: "TrainedRun", calibration: "Calibration | None") -> PredictionFile:
+def _file(cfg: DictConfig, kind: str, run: "Run", calibration: "Calibration | None") -> PredictionFile:
     columns = ("path", "prediction", "confidence", *(f"p_{name}" for name in run.class_names))
     origin = {
         "input": str(cfg.input),
         "format": kind,
-        "checkpoint": run.weights,
+        "checkpoint": run.checkpoint_sha256,
         "temperature": None if calibration is None else calibration.temperature.value,
         "confidence": _limit(cfg, calibration),
         "precision": run.precision,
     }
-    return PredictionFile(Path(str(cfg.output)), kind, (*columns, "unlikeness", "flag", "error"), origin)
+    return PredictionFile(Path(str(cfg.output)), kind, (*columns, "ood_score", "flag", "error"), origin)
 
 
 def _limit(cfg: DictConfig, calibration: "Calibration | None") -> float:
@@ -106,7 +106,7 @@ def _skip_done(file: PredictionFile, images: Iterator[str], done: int) -> Iterat
 
 def _predict(
     cfg: DictConfig,
-    run: "TrainedRun",
+    run: "Run",
     calibration: "Calibration | None",
     file: PredictionFile,
     images: Iterator[str],
@@ -137,10 +137,10 @@ def _predict(
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, images: Iterator[str], step: int, run: "TrainedRun"
+    pool: ThreadPoolExecutor, images: Iterator[str], step: int, run: "Run"
 ) -> Iterator[tuple[list[str], list[Any]]]:
     """Read one batch while the one before is computed: two batches in memory, however many images there are."""
-    read = _reader(run.squish_to, run.image_size)
+    read = _reader(run.base_size, run.image_size)
     waiting: tuple[list[str], Any] | None = None
     while names := list(islice(images, step)):
         coming = (names, pool.map(read, names))
@@ -152,13 +152,13 @@ def _read_ahead(
 
 
 def _reader(first: int, size: int) -> Callable[[str], Any]:
-    from covid_xray.data.augmentation import squish
+    from covid_xray.data.augmentation import resize
     from covid_xray.data.images.grey import ImageError
     from covid_xray.data.images.read import read_image
 
     def read(path: str) -> Any:
         try:
-            return squish(squish(read_image(path), first), size)
+            return resize(resize(read_image(path), first), size)
         except ImageError as error:
             return error.reason
         except UserError as error:  # of a missing library
@@ -168,13 +168,13 @@ def _reader(first: int, size: int) -> Callable[[str], Any]:
 
 
 def _rows(
-    run: "TrainedRun", calibration: "Calibration | None", limit: float, names: Sequence[str], read: Sequence[Any]
+    run: "Run", calibration: "Calibration | None", limit: float, names: Sequence[str], read: Sequence[Any]
 ) -> list[dict[str, Any]]:
     import numpy as np
     import torch
 
     from covid_xray.metrics.calibration import apply_temperature
-    from covid_xray.runs.calibration import unlikeness
+    from covid_xray.runs.calibration import ood_score
     from covid_xray.runs.inference import answer_batch
 
     good = [image for image in read if not isinstance(image, str)]
@@ -182,19 +182,19 @@ def _rows(
     if good:
         logits, features = answer_batch(run, torch.from_numpy(np.stack(good)).unsqueeze(1), bool(known))
     chances = apply_temperature(logits, calibration.temperature.value if calibration is not None else 1.0)
-    strangeness = unlikeness(logits, features, known)
+    strangeness = ood_score(logits, features, known)
     rows, at = [], 0
     for name, image in zip(names, read, strict=True):
         broken = isinstance(image, str)
         chance = None if broken else chances[at]
-        row: dict[str, Any] = {"path": name, "prediction": None, "confidence": None, "unlikeness": None, "flag": ""}
+        row: dict[str, Any] = {"path": name, "prediction": None, "confidence": None, "ood_score": None, "flag": ""}
         row |= {f"p_{k}": None if chance is None else float(chance[i]) for i, k in enumerate(run.class_names)}
         row["error"] = image if broken else ""
         if chance is not None:
             best, own = int(chance.argmax()), float(strangeness[at])
-            strange = calibration is not None and own > calibration.unlike_limit
+            strange = calibration is not None and own > calibration.ood_limit
             flags = [word for word, yes in ((UNSURE, chance.max() < limit), (UNLIKE, strange)) if yes]
-            row |= {"prediction": run.class_names[best], "confidence": float(chance[best]), "unlikeness": own}
+            row |= {"prediction": run.class_names[best], "confidence": float(chance[best]), "ood_score": own}
             row["flag"] = "; ".join(flags)
             at += 1
         rows.append(row)

@@ -57,8 +57,8 @@ class _Sweep:
 _running: list[_Sweep] = []
 
 
-class SweepStart(Callback):
-    """Hydra calls this before the sweeper; `conclude` is not such a callback, as Hydra skips it after an exception."""
+class SweepCallback(Callback):
+    """Hydra calls this before the sweeper; `write_sweep_table` is not such a callback, as Hydra skips it after an exception."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Plan the sweep; Hydra turns exceptions of callbacks into warnings, but lets one go on that ends the program.
@@ -140,7 +140,7 @@ def run_job(run: Callable[[DictConfig], Any], cfg: DictConfig, sentence: Callabl
         gc.collect()  # Trainer and module hold each other, and with them the device's memory that the next job needs
 
 
-def conclude() -> int:
+def write_sweep_table() -> int:
     """Print the table of the sweep that this process ran, and write it into the sweep's folder as ``sweep.csv``.
 
     Returns:
@@ -183,7 +183,7 @@ def _begin(config: DictConfig) -> _Sweep:
     lines = [*given, *config.hydra.overrides.task]
     loader = GlobalHydra.instance().config_loader()
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(lines)
-    left_out = _pin(config, folder, overrides)
+    left_out = fix_sweep_dir(config, folder, overrides)
     planned = 0
     if sweeper["_target_"].endswith(".BasicSweeper"):
         planned = _plan(folder, overrides, left_out)
@@ -201,7 +201,7 @@ def _check_plugins(config: DictConfig) -> None:
             raise UserError(f"hydra/{part} needs {package.split('.')[-1]}: pip install 'covid-xray[{extra}]'")
 
 
-def _pin(config: DictConfig, folder: Path, overrides: list[Override]) -> list[str]:
+def fix_sweep_dir(config: DictConfig, folder: Path, overrides: list[Override]) -> list[str]:
     """Give all jobs one sweep folder, also if they differ in what it is named by; returns what names leave out."""
     keys = {override.get_key_element(): override for override in overrides}
     if "run_dir" in keys:

@@ -42,7 +42,7 @@ def run(cfg: DictConfig) -> float:
     data = build_data(cfg, schedule)
     _check_objective(cfg.objective, data.class_names)
     module = build_module(cfg, schedule, data, pretrained=not folder.last.is_file() or cfg.resume == "never")
-    with folder.attempt(cfg) if is_main_process() else contextlib.nullcontext():
+    with folder.session(cfg) if is_main_process() else contextlib.nullcontext():
         if is_main_process():
             _write_splits(data, folder)
         metrics = _train(cfg, folder, data, module)

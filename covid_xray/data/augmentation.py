@@ -1,4 +1,4 @@
-"""Squishing and augmenting one image, with albumentations; the only module that imports it.
+"""Resizing and augmenting one image, with albumentations; the only module that imports it.
 
 Every draw comes from the seed of the sample, never from a global generator: the result depends neither on the number
 of loader workers nor on where a run was resumed.
@@ -32,7 +32,7 @@ class Augmentation:
 
     Args:
         transforms: Albumentations transforms in order. They see the image as it is given, and the wanted size as
-            ``data["size"]``; what they leave at another size is squished to it at the end. Empty: squish only.
+            ``data["size"]``; what they leave at another size is resized to it at the end. Empty: resize only.
     """
 
     def __init__(self, transforms: Sequence[A.BasicTransform] = ()) -> None:
@@ -53,7 +53,7 @@ class Augmentation:
                 transform.set_random_seed(int(rng.integers(1 << 32)))
                 own = image if image.flags.writeable else image.copy()  # others may draw into it
                 image = transform(image=own, size=size)["image"]
-        return squish(image, size)
+        return resize(image, size)
 
 
 def seeded_generator(seed: tuple[int, ...]) -> np.random.Generator:
@@ -82,11 +82,11 @@ class DirectTransform(A.ImageOnlyTransform):
         return np.asarray(self.apply(image, **self.params), dtype=np.uint8)
 
 
-class SquishWarp(DirectTransform):
-    """Squish, perspective warp, rotation, zoom and flip as one bilinear resampling with reflection padding.
+class ResizeWarp(DirectTransform):
+    """Resize, perspective warp, rotation, zoom and flip as one bilinear resampling with reflection padding.
 
     As in fastai 1 (``symmetric_warp``, ``rotate``, ``rand_zoom``, ``flip_lr``), in coordinates from -1 to 1 along both
-    sides, so that rotation acts on the squished image.
+    sides, so that rotation acts on the resized image.
 
     Args:
         warp: Largest shift of each corner, drawn four times from U(-warp, warp).
@@ -108,7 +108,7 @@ class SquishWarp(DirectTransform):
         super().__init__(p=1.0)
         if not (0 <= warp < 0.5 and 0 <= rotate <= 180 and zoom >= 1 and 0 <= p <= 1 and 0 <= flip_p <= 1):
             raise UserError(
-                f"augment: SquishWarp needs warp in [0, 0.5), rotate in [0, 180], zoom of at least 1 and p, flip_p in "
+                f"augment: ResizeWarp needs warp in [0, 0.5), rotate in [0, 180], zoom of at least 1 and p, flip_p in "
                 f"[0, 1], not warp={warp}, rotate={rotate}, zoom={zoom}, p={p}, flip_p={flip_p}"
             )
         self.warp, self.rotate, self.zoom, self.each_p, self.flip_p = warp, rotate, zoom, p, flip_p
@@ -194,7 +194,7 @@ class LogitBrightnessContrast(DirectTransform):
         return np.asarray(cv2.LUT(img, table), dtype=np.uint8)
 
 
-def squish(image: GreyImage, size: int) -> GreyImage:
+def resize(image: GreyImage, size: int) -> GreyImage:
     """Resize both sides to ``size``, whatever the aspect ratio: area average when shrinking, else bilinear."""
     if image.shape == (size, size):
         return image

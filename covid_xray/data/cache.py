@@ -1,4 +1,4 @@
-"""Images decoded and squished once, in one memory-mapped file, instead of in every epoch.
+"""Images decoded and resized once, in one memory-mapped file, instead of in every epoch.
 
 The file holds n squares of grey bytes, a checksum of each (0 where one is still missing), and a seal over those. Its
 name is a digest of the images' own pixels and of the side: changed images make another store, while files that are
@@ -22,14 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covid_xray.data.audit.fingerprints import pixel_digest
-from covid_xray.data.augmentation import squish
+from covid_xray.data.augmentation import resize
 from covid_xray.data.images.grey import GreyImage
 from covid_xray.data.images.read import read_image
 from covid_xray.data.parallel import map_files
 from covid_xray.errors import UserError
 
 Table = NDArray[np.uint64]
-_VERSION = 1  # to be raised when `squish` gives other pixels
+_VERSION = 1  # to be raised when `resize` gives other pixels
 _PRESENT = 1 << 32  # so that no checksum is 0
 _SEAL_BYTES = 32
 
@@ -62,7 +62,7 @@ class Layout(NamedTuple):
 
 
 class StoredImages:
-    """Squished images by position; several positions may share one image of the store.
+    """Resized images by position; several positions may share one image of the store.
 
     Args:
         path: The store.
@@ -117,7 +117,7 @@ def open_store(folder: Path, files: Sequence[str], digests: NDArray[np.bytes_], 
         folder: Where stores lie; made if missing.
         files: Image files.
         digests: `pixel_digest` of every file's image.
-        side: Side of the squished images, in pixels.
+        side: Side of the resized images, in pixels.
 
     Raises:
         UserError: If the folder cannot be written, the disk is full, or an image is not what its digest says.
@@ -162,21 +162,21 @@ def _fill(descriptor: int, layout: Layout, files: Sequence[str], digests: NDArra
         os.posix_fallocate(descriptor, 0, layout.length)
     missing = np.flatnonzero(~_sound_rows(descriptor, layout, _read_table(descriptor, layout))).tolist()
     print(
-        f"Cache: {len(missing):,} of {layout.images:,} images are squished to {layout.side} pixels, once, into {path} "
+        f"Cache: {len(missing):,} of {layout.images:,} images are resized to {layout.side} pixels, once, into {path} "
         f"({layout.length / 1e6:,.1f} MB)"
     )
     rows = {files[row]: row for row in missing}
 
-    def squish_into_store(file: str) -> None:
+    def resize_into_store(file: str) -> None:
         image = read_image(file)
         if pixel_digest(image).encode() != digests[rows[file]]:
             raise UserError(f"image {file} has changed since the command began: start it again")
-        pixels = np.ascontiguousarray(squish(image, layout.side)).tobytes()
+        pixels = np.ascontiguousarray(resize(image, layout.side)).tobytes()
         _write(descriptor, pixels, rows[file] * layout.square)
         # Last, so that a kill leaves no checksum without its pixels.
         _write(descriptor, _checksum(pixels).to_bytes(8, "little"), layout.table + 8 * rows[file])
 
-    deque(map_files(squish_into_store, list(rows), "squishing images"), maxlen=0)
+    deque(map_files(resize_into_store, list(rows), "resizing images"), maxlen=0)
     _write(descriptor, hashlib.sha256(_read_table(descriptor, layout).tobytes()).digest(), layout.length - _SEAL_BYTES)
     os.fsync(descriptor)
 

@@ -49,8 +49,8 @@ class XrayDataModule(LightningDataModule):
         normalization: ``imagenet`` (statistics of ImageNet), or ``batch`` (of one augmented training batch, as the
             article did).
         num_workers: Loader processes; None for what the machine has.
-        cache: Folder of images squished once to the schedule's largest size, or ``off``; see `covid_xray.data.cache`.
-            It changes no pixel: without it, every image is read and squished to that size every time.
+        cache: Folder of images resized once to the schedule's largest size, or ``off``; see `covid_xray.data.cache`.
+            It changes no pixel: without it, every image is read and resized to that size every time.
         audit_cache: Folder that remembers what the audit read; None reads every image anew.
         allow_leakage: Whether to go on where the same image or patient is on two sides; ``audit.leaks()`` says which.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from covid_xray.data.augmentation import Augmentation, squish
+from covid_xray.data.augmentation import Augmentation, resize
 from covid_xray.data.cache import StoredImages
 from covid_xray.data.images.grey import GreyImage
 from covid_xray.data.images.read import read_image
@@ -17,14 +17,14 @@ Batch = tuple[Tensor, Tensor]
 
 
 class XrayDataset(Dataset[tuple[GreyImage, int]]):
-    """Images as files, or squished before in a store, read when asked for.
+    """Images as files, or resized before in a store, read when asked for.
 
     Args:
         files: Paths of the images.
         labels: Class number of every image.
-        augment: Applied to samples that carry a seed; the others are squished only.
-        squish_to: Side that every image is squished to before anything else; None: not.
-        stored: The images, squished to that side; None: they are read from their files. The pixels are the same.
+        augment: Applied to samples that carry a seed; the others are resized only.
+        base_size: Side that every image is resized to before anything else; None: not.
+        stored: The images, resized to that side; None: they are read from their files. The pixels are the same.
     """
 
     def __init__(
@@ -32,14 +32,14 @@ class XrayDataset(Dataset[tuple[GreyImage, int]]):
         files: Sequence[str],
         labels: Sequence[int],
         augment: Augmentation,
-        squish_to: int | None = None,
+        base_size: int | None = None,
         stored: StoredImages | None = None,
     ) -> None:
         # One array each, not a list of objects: reference counts of a list are written to in every worker, which
         # copies its memory pages one by one.
         self.files = np.asarray(files, dtype=np.bytes_) if all(map(str.isascii, files)) else np.asarray(files)
         self.labels = np.asarray(labels, dtype=np.int64)
-        self.augment, self.squish_to, self.stored = augment, squish_to, stored
+        self.augment, self.base_size, self.stored = augment, base_size, stored
 
     def __len__(self) -> int:
         """Number of images."""
@@ -49,7 +49,7 @@ class XrayDataset(Dataset[tuple[GreyImage, int]]):
         """Grey image (size, size), uint8, and its class number."""
         image = self._image(sample.row)
         if sample.seed is None:
-            image = squish(image, sample.image_size)
+            image = resize(image, sample.image_size)
         else:
             image = self.augment(image, sample.image_size, sample.seed)
         return image, int(self.labels[sample.row])
@@ -70,7 +70,7 @@ class XrayDataset(Dataset[tuple[GreyImage, int]]):
             return self.stored[row]
         file = self.files[row]
         image = read_image(file.decode() if isinstance(file, bytes) else str(file))
-        return image if self.squish_to is None else squish(image, self.squish_to)
+        return image if self.base_size is None else resize(image, self.base_size)
 
 
 def collate(samples: Batch | list[tuple[GreyImage, int]]) -> Batch:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from covid_xray.errors import UserError
-from covid_xray.files import beside, write_atomically
+from covid_xray.files import atomic_write, write_atomically
 from covid_xray.metrics.estimates import Estimates
 from covid_xray.metrics.predictions import Predictions, write_predictions
 from covid_xray.plots.classification import figure_png
@@ -48,7 +48,7 @@ def write_evaluation(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.json").unlink(missing_ok=True)
-        with beside(folder / "predictions.csv") as draft:
+        with atomic_write(folder / "predictions.csv") as draft:
             write_predictions(predictions, draft)
         write_atomically(folder / "metrics.csv", _metrics_csv(estimates))
         for name, content in drawn.items():

@@ -28,12 +28,12 @@ from covid_xray.reporting.tables import (
     published_table,
 )
 from covid_xray.runs import provenance
-from covid_xray.runs.evaluate import AS_TRAINED, CALIBRATED, Study
+from covid_xray.runs.evaluate import AS_TRAINED, CALIBRATED, EvaluationResult
 from covid_xray.runs.folder import flatten
 from covid_xray.runs.inference import TTA_BETA, TTA_PASSES, TTA_SCALE, WHOLE
 
 
-def draw(study: Study) -> dict[str, Picture]:
+def draw(study: EvaluationResult) -> dict[str, Picture]:
     """Every figure of the study, by the name of its file."""
     estimates, predictions = study.estimates, study.predictions
     intervals = estimates.intervals
@@ -58,7 +58,7 @@ def draw(study: Study) -> dict[str, Picture]:
     return pictures
 
 
-def render(study: Study, name: str, pictures: Mapping[str, Picture]) -> Report:
+def render(study: EvaluationResult, name: str, pictures: Mapping[str, Picture]) -> Report:
     """The report's content."""
     folder = study.run.folder.path
     return Report(
@@ -71,7 +71,7 @@ def render(study: Study, name: str, pictures: Mapping[str, Picture]) -> Report:
     )
 
 
-def numbers(study: Study) -> dict[str, Any]:
+def numbers(study: EvaluationResult) -> dict[str, Any]:
     """Everything as plain types, for ``metrics.json``."""
     calibration = study.calibration
     return {
@@ -114,7 +114,7 @@ def numbers(study: Study) -> dict[str, Any]:
     }
 
 
-def data_words(study: Study) -> str:
+def data_words(study: EvaluationResult) -> str:
     """What was tested on, in words."""
     cfg, count = study.run.cfg, f"{len(study.table):,} images of {study.predictions.n_patients:,} patients"
     if not study.own:
@@ -126,7 +126,7 @@ def data_words(study: Study) -> str:
     return words + (f", fold {cfg.data.fold} of {folds}" if folds else "")
 
 
-def key_figures(study: Study) -> dict[str, str]:
+def key_figures(study: EvaluationResult) -> dict[str, str]:
     """The numbers for the head of the page."""
     intervals = study.estimates.intervals
     found = {"accuracy": intervals["accuracy"].text(percent=True)}
@@ -145,7 +145,7 @@ def covid_class(names: tuple[str, ...]) -> str | None:
     return next((name for name in names if "covid" in name.lower()), None)
 
 
-def origins(study: Study) -> dict[str, str]:
+def origins(study: EvaluationResult) -> dict[str, str]:
     """Where the figures come from."""
     run = study.run
     hashes = list(study.table["sha256"])
@@ -153,7 +153,7 @@ def origins(study: Study) -> dict[str, str]:
         "commit of this software": provenance.commit(),
         "run folder": str(run.folder.path.resolve()),
         "configuration (SHA-256)": provenance.file_hash(run.folder.config),
-        "checkpoint": f"{run.checkpoint}.ckpt, SHA-256 {run.weights}",
+        "checkpoint": f"{run.checkpoint}.ckpt, SHA-256 {run.checkpoint_sha256}",
         "seed of the training": str(run.cfg.get("seed")),
         "splits.csv (SHA-256)": provenance.file_hash(run.folder.splits),
         "test images (SHA-256 of their SHA-256)": provenance.data_hash(hashes),
@@ -166,7 +166,7 @@ def origins(study: Study) -> dict[str, str]:
     }
 
 
-def _sections(study: Study, pictures: Mapping[str, Picture]) -> list[Section]:
+def _sections(study: EvaluationResult, pictures: Mapping[str, Picture]) -> list[Section]:
     estimates, calibration = study.estimates, study.calibration
     overall = overall_table(study.variants)
     words = ["The no-information rate is the accuracy of always naming the commonest class."]
@@ -203,17 +203,17 @@ def _sections(study: Study, pictures: Mapping[str, Picture]) -> list[Section]:
     return sections
 
 
-def _calibration_words(study: Study) -> list[str]:
+def _calibration_words(study: EvaluationResult) -> list[str]:
     if study.calibration is None:
         return [f"Not calibrated: {study.no_calibration}. Probabilities are those of the training."]
     found = study.calibration.temperature
     return [
         f"Temperature {found.value:.3f}, fitted on {study.calibration.images:,} validation images only: their negative "
-        f"log-likelihood went from {found.nll_before:.4f} to {found.nll_after:.4f}. It is stored in temperature.json."
+        f"log-likelihood went from {found.nll_before:.4f} to {found.nll_after:.4f}. It is stored in calibration.json."
     ]
 
 
-def _shortcut_section(study: Study, picture: Picture) -> Section:
+def _shortcut_section(study: EvaluationResult, picture: Picture) -> Section:
     rows = []
     for name, estimates in study.conditions.items():
         values = (
@@ -228,7 +228,7 @@ def _shortcut_section(study: Study, picture: Picture) -> Section:
     return Section("Does it cheat", words, warnings, [picture], [table])
 
 
-def _shortcut_figure(study: Study) -> Figure:
+def _shortcut_figure(study: EvaluationResult) -> Figure:
     pairs = {
         name: (estimates.intervals["balanced_accuracy"], estimates.intervals["macro_auroc"])
         for name, estimates in study.conditions.items()

@@ -35,7 +35,7 @@ def _items() -> tuple[ClaimItem, ...]:
             "Introduction",
             ("Background, intended use and clinical role", "Aims, objectives and hypotheses"),
         ),
-        ("Study design", ("Prospective or retrospective", "Goal of the study")),
+        ("EvaluationResult design", ("Prospective or retrospective", "Goal of the study")),
         (
             "Data",
             (

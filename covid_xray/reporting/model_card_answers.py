@@ -5,11 +5,11 @@ from omegaconf import OmegaConf
 from covid_xray.reporting.evaluation_report import covid_class, data_words, key_figures, origins
 from covid_xray.reporting.model_card import render_model_card
 from covid_xray.reporting.tables import metric_text
-from covid_xray.runs.evaluate import CENTRE_BLACK, Study
+from covid_xray.runs.evaluate import CENTRE_BLACK, EvaluationResult
 from covid_xray.runs.provenance import versions
 
 
-def model_card(study: Study) -> str:
+def model_card(study: EvaluationResult) -> str:
     """The model card as Markdown."""
     warnings = [*study.leaks, *study.estimates.warnings]
     if study.verdict.cheats:
@@ -17,7 +17,7 @@ def model_card(study: Study) -> str:
     return render_model_card(study.run.folder.path.resolve().name, _answers(study), key_figures(study), tuple(warnings))
 
 
-def _answers(study: Study) -> dict[int, str]:
+def _answers(study: EvaluationResult) -> dict[int, str]:
     cfg, names = study.run.cfg, ", ".join(study.predictions.class_names)
     model = OmegaConf.select(cfg, "model.architecture") or OmegaConf.select(cfg, "model._target_")
     splits = study.run.splits
@@ -56,23 +56,23 @@ def _answers(study: Study) -> dict[int, str]:
     }
 
 
-def _data_sources(study: Study) -> str:
+def _data_sources(study: EvaluationResult) -> str:
     counts = study.table["source"].replace("", "not stated").value_counts()
     return "Sources of the test images: " + ", ".join(f"{name} ({count:,})" for name, count in counts.items()) + "."
 
 
-def _level(study: Study) -> str:
+def _level(study: EvaluationResult) -> str:
     splits = study.run.splits
     shared = splits.groupby("patient_id")["split"].nunique().gt(1).sum()
     return "Disjoint by patient." if not shared else f"By image: {shared:,} patients are in more than one subset."
 
 
-def _figures(study: Study, names: tuple[str, ...]) -> str:
+def _figures(study: EvaluationResult, names: tuple[str, ...]) -> str:
     intervals = study.estimates.intervals
     return "; ".join(f"{name.replace('_', ' ')} {metric_text(name, intervals[name])}" for name in names) + "."
 
 
-def _by_class(study: Study) -> str:
+def _by_class(study: EvaluationResult) -> str:
     lines = []
     for name in study.predictions.class_names:
         parts = _figures(study, tuple(f"{key}/{name}" for key in ("sensitivity", "specificity", "auroc")))
@@ -80,7 +80,7 @@ def _by_class(study: Study) -> str:
     return "".join(lines)
 
 
-def _failures(study: Study) -> str:
+def _failures(study: EvaluationResult) -> str:
     wrong = int((study.predictions.predicted != study.predictions.labels).sum())
     words = f"{wrong:,} of {len(study.table):,} images are wrong; the surest errors are drawn in the report."
     if covid := covid_class(study.predictions.class_names):

@@ -19,7 +19,7 @@ from covid_xray.metrics.thresholds import OperatingPoint, choose_operating_point
 if TYPE_CHECKING:
     import pandas as pd
 
-    from covid_xray.runs.load import TrainedRun
+    from covid_xray.runs.load import Run
 
 FloatArray = npt.NDArray[np.float64]
 Features = npt.NDArray[np.float32]
@@ -31,27 +31,27 @@ class Calibration:
     """What the validation images taught.
 
     Attributes:
-        weights: SHA-256 of the checkpoint that it belongs to.
+        checkpoint_sha256: SHA-256 of the checkpoint that it belongs to.
         images: Number of validation images.
         temperature: What logits are divided by.
-        unlike_limit: Value of `unlikeness` above which an image counts as unlike the training images.
+        ood_limit: Value of `ood_score` above which an image counts as unlike the training images.
         features: Mean and spread of the validation images' features, float32 in base64; empty if there are none.
         confidence_limit: Calibrated probability of the predicted class below which an answer counts as unsure.
         points: Operating points of every class.
         warnings: What could not be learnt, in words.
     """
 
-    weights: str
+    checkpoint_sha256: str
     images: int
     temperature: Temperature
-    unlike_limit: float
+    ood_limit: float
     features: str
     confidence_limit: float
     points: tuple[OperatingPoint, ...]
     warnings: tuple[str, ...]
 
 
-def unlikeness(logits: FloatArray, features: Features | None, known: str) -> FloatArray:
+def ood_score(logits: FloatArray, features: Features | None, known: str) -> FloatArray:
     """How unlike the validation images every image is (n,).
 
     With features, their distance from the mean, in standard deviations, as root mean square over the features: noise
@@ -74,7 +74,11 @@ def unlikeness(logits: FloatArray, features: Features | None, known: str) -> Flo
 
 
 def learn(
-    labels: Sequence[int], logits: FloatArray, features: Features | None, class_names: Sequence[str], weights: str
+    labels: Sequence[int],
+    logits: FloatArray,
+    features: Features | None,
+    class_names: Sequence[str],
+    checkpoint_sha256: str,
 ) -> Calibration:
     """Learn everything that validation images may teach; `FALSE_ALARMS` of them lie beyond either limit."""
     temperature = fit_temperature(labels, logits)
@@ -88,10 +92,10 @@ def learn(
             warnings.append(str(error))
     known = "" if features is None else _summary(features)
     return Calibration(
-        weights,
+        checkpoint_sha256,
         len(labels),
         temperature,
-        float(np.quantile(unlikeness(logits, features, known), 1 - FALSE_ALARMS)),
+        float(np.quantile(ood_score(logits, features, known), 1 - FALSE_ALARMS)),
         known,
         float(np.quantile(probabilities.max(axis=1), FALSE_ALARMS)),
         tuple(points),
@@ -100,7 +104,7 @@ def learn(
 
 
 def calibration_of(
-    run: "TrainedRun", records: "pd.DataFrame | None", workers: int | None = None
+    run: "Run", records: "pd.DataFrame | None", workers: int | None = None
 ) -> tuple[Calibration | None, str]:
     """The stored calibration, or one learnt now and stored; or None, with the reason in words.
 
@@ -109,12 +113,12 @@ def calibration_of(
         records: The run's own data with its files, or None where it cannot be had.
         workers: Loader processes.
     """
-    file = run.folder.path / "temperature.json"
+    file = run.folder.path / "calibration.json"
     stored = _read(file)
     found = stored.get(run.checkpoint)
     # One of another version of this software is made anew.
     names = {field.name for field in fields(Calibration)}
-    if isinstance(found, dict) and set(found) == names and found["weights"] == run.weights:
+    if isinstance(found, dict) and set(found) == names and found["checkpoint_sha256"] == run.checkpoint_sha256:
         return _from_dict(found, file), ""
     if records is None:
         return None, "the run's validation images are not here, so nothing could be calibrated"
@@ -128,7 +132,7 @@ def calibration_of(
     numbers = {name: number for number, name in enumerate(run.class_names)}
     files, labels = list(table["file"]), [numbers[label] for label in table["label"]]
     outputs = infer(run, files, feature_rows=range(len(files)), workers=workers, what="Validation images")
-    learnt = learn(labels, outputs.logits[WHOLE], outputs.features, run.class_names, run.weights)
+    learnt = learn(labels, outputs.logits[WHOLE], outputs.features, run.class_names, run.checkpoint_sha256)
     write_atomically(file, json.dumps(stored | {run.checkpoint: asdict(learnt)}, indent=2) + "\n")
     return learnt, ""
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from omegaconf import DictConfig, OmegaConf
 
 from covid_xray.commands.build import make
-from covid_xray.data.augmentation import Augmentation, squish
+from covid_xray.data.augmentation import Augmentation, resize
 from covid_xray.errors import UserError
 from covid_xray.metrics.calibration import apply_temperature
 from covid_xray.metrics.estimates import Estimates, estimate
@@ -30,7 +30,7 @@ from covid_xray.runs.images import (
     own_images,
     read_records,
 )
-from covid_xray.runs.load import TrainedRun
+from covid_xray.runs.load import Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,8 +59,8 @@ class Gallery:
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
-    """What was found; see `make_study`.
+class EvaluationResult:
+    """What was found; see `evaluate_run`.
 
     Attributes:
         run: The trained run.
@@ -82,7 +82,7 @@ class Study:
         seconds: How long it took.
     """
 
-    run: TrainedRun
+    run: Run
     table: "pd.DataFrame"
     own: bool
     predictions: Predictions
@@ -106,7 +106,7 @@ class Study:
         return self.variants.get(CALIBRATED) or self.variants[AS_TRAINED]
 
 
-def make_study(cfg: DictConfig, run: TrainedRun) -> Study:
+def evaluate_run(cfg: DictConfig, run: Run) -> EvaluationResult:
     """Run the network over the images and compute everything.
 
     Args:
@@ -139,7 +139,7 @@ def make_study(cfg: DictConfig, run: TrainedRun) -> Study:
     }
     gallery, no_gallery = _gallery(cfg, run, table, predictions)
     probes, source_text = _probes(table.iloc[probed], outputs.features, cfg.seed)
-    return Study(
+    return EvaluationResult(
         run,
         table,
         own,
@@ -160,7 +160,7 @@ def make_study(cfg: DictConfig, run: TrainedRun) -> Study:
     )
 
 
-def find_images(cfg: DictConfig, run: TrainedRun) -> tuple["pd.DataFrame", "pd.DataFrame | None", bool]:
+def find_images(cfg: DictConfig, run: Run) -> tuple["pd.DataFrame", "pd.DataFrame | None", bool]:
     """The images to test on, the run's own data if it is here, and whether the former are of the latter.
 
     Another data set that holds exactly the run's images is taken for the run's own, which has moved.
@@ -180,7 +180,7 @@ def find_images(cfg: DictConfig, run: TrainedRun) -> tuple["pd.DataFrame", "pd.D
     return table, records, False
 
 
-def _predictions(run: TrainedRun, table: "pd.DataFrame", logits: Any, temperature: float) -> Predictions:
+def _predictions(run: Run, table: "pd.DataFrame", logits: Any, temperature: float) -> Predictions:
     numbers = {name: number for number, name in enumerate(run.class_names)}
     labels = [numbers[label] for label in table["label"]]
     probabilities = apply_temperature(logits, temperature)
@@ -188,10 +188,10 @@ def _predictions(run: TrainedRun, table: "pd.DataFrame", logits: Any, temperatur
 
 
 def _without_border(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    return np.stack([squish(image, images.shape[1]) for image in remove_border(images)])
+    return np.stack([resize(image, images.shape[1]) for image in remove_border(images)])
 
 
-def _augmented(cfg: DictConfig, run: TrainedRun, table: "pd.DataFrame", raw: Predictions) -> dict[str, Predictions]:
+def _augmented(cfg: DictConfig, run: Run, table: "pd.DataFrame", raw: Predictions) -> dict[str, Predictions]:
     settings = OmegaConf.to_container(run.cfg.augment, resolve=True)
     assert isinstance(settings, dict)
     for transform in settings.get("transforms", []):
@@ -249,9 +249,7 @@ def _probes(table: "pd.DataFrame", features: Any, seed: int) -> tuple[dict[str, 
     return probes | probe_within_classes(features, labels, sources, patients, seed=seed), text
 
 
-def _gallery(
-    cfg: DictConfig, run: TrainedRun, table: "pd.DataFrame", predictions: Predictions
-) -> tuple[Gallery | None, str]:
+def _gallery(cfg: DictConfig, run: Run, table: "pd.DataFrame", predictions: Predictions) -> tuple[Gallery | None, str]:
     if not cfg.saliency:
         return None, "Left out (saliency=false)."
     rows = _shown_rows(predictions, cfg.seed)

@@ -17,7 +17,7 @@ from covid_xray.files import lock, write_atomically
 from covid_xray.sweeps.jobs import CLOCK, seconds_spent
 
 # Settings that do not change the result.
-FREE_KEYS = (
+NON_RESULT_KEYS = (
     "run_dir",
     "resume",
     "objective",
@@ -89,7 +89,7 @@ class RunFolder:
             raise UserError(f"cannot write into the run folder {self.path}: {error.strerror or error}") from None
 
     @contextlib.contextmanager
-    def attempt(self, cfg: DictConfig) -> Iterator[None]:
+    def session(self, cfg: DictConfig) -> Iterator[None]:
         """Begin, and hold the folder and its clock until the attempt ends.
 
         Raises:
@@ -143,7 +143,7 @@ class RunFolder:
         changed = [
             f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and key not in FREE_KEYS + DATA_KEYS
+            if before.get(key) != now.get(key) and key not in NON_RESULT_KEYS + DATA_KEYS
         ]
         if changed:
             raise UserError(

@@ -16,7 +16,7 @@ from covid_xray.data.datamodule import default_workers
 from covid_xray.data.dataset import XrayDataset, collate
 from covid_xray.data.sampling import Sample
 from covid_xray.errors import UserError
-from covid_xray.runs.load import TrainedRun
+from covid_xray.runs.load import Run
 
 Images = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
@@ -41,7 +41,7 @@ class Outputs:
 
 
 def infer(
-    run: TrainedRun,
+    run: Run,
     files: Sequence[str],
     conditions: Mapping[str, Condition] | None = None,
     feature_rows: Collection[int] = (),
@@ -53,7 +53,7 @@ def infer(
     Args:
         run: The trained run.
         files: Image files.
-        conditions: Changes of the squished pixels, by name; each is a further run over the images.
+        conditions: Changes of the resized pixels, by name; each is a further run over the images.
         feature_rows: Numbers of the images whose features are wanted.
         workers: Loader processes; None for what the machine has.
         what: Word for the progress bar.
@@ -80,7 +80,7 @@ def infer(
 
 
 def infer_augmented(
-    run: TrainedRun, files: Sequence[str], augment: Augmentation, seed: int, workers: int | None = None
+    run: Run, files: Sequence[str], augment: Augmentation, seed: int, workers: int | None = None
 ) -> FloatArray:
     """Mean probabilities (n, c) over fastai's eight augmented views of every image.
 
@@ -116,7 +116,7 @@ def corner_view(images: Tensor, view: int, scale: float = TTA_SCALE) -> Tensor:
 
 
 def answer_batch(
-    run: TrainedRun, images: Tensor, with_features: bool = False
+    run: Run, images: Tensor, with_features: bool = False
 ) -> tuple[FloatArray, npt.NDArray[np.float32] | None]:
     """Logits (n, c) and, where wanted and there are any, features (n, d) of uint8 images (n, 1, s, s).
 
@@ -147,13 +147,13 @@ def answer_batch(
     return logits, features
 
 
-def plain_images(run: TrainedRun, files: Sequence[str]) -> Tensor:
+def plain_images(run: Run, files: Sequence[str]) -> Tensor:
     """Some images at the run's size, as uint8 (n, 1, s, s)."""
-    dataset = XrayDataset(files, [0] * len(files), Augmentation(), run.squish_to)
+    dataset = XrayDataset(files, [0] * len(files), Augmentation(), run.base_size)
     return collate([dataset[Sample(row, run.image_size, None)] for row in range(len(files))])[0]
 
 
-def _precision(run: TrainedRun) -> Any:
+def _precision(run: Run) -> Any:
     kinds = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     kind = kinds.get(run.precision)
     # float16 is not computed in by CPUs; a run of mixed precision keeps float32 weights, so float32 is safe there.
@@ -162,7 +162,7 @@ def _precision(run: TrainedRun) -> Any:
 
 
 def _batches(
-    run: TrainedRun,
+    run: Run,
     files: Sequence[str],
     samples: Sequence[Sample],
     augment: Augmentation,
@@ -174,7 +174,7 @@ def _batches(
 
     if not files:
         raise UserError("there are no images: the data set is empty")
-    dataset = XrayDataset(files, [0] * len(files), augment, run.squish_to)
+    dataset = XrayDataset(files, [0] * len(files), augment, run.base_size)
     step = run.batch_size
     batches = [list(samples[first : first + step]) for first in range(0, len(samples), step)]
     # Starting processes takes longer than a few images.

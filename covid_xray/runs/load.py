@@ -24,7 +24,7 @@ _GROUPS = ("schedule", "augment", "data", "model")
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedRun:
+class Run:
     """What a finished, or at least begun, run left behind.
 
     Attributes:
@@ -32,10 +32,10 @@ class TrainedRun:
         cfg: The configuration that it began with.
         checkpoint: ``best`` or ``last``.
         splits: Its ``splits.csv``: path, label, patient_id, source and split of every image.
-        weights: SHA-256 of the checkpoint.
+        checkpoint_sha256: SHA-256 of the checkpoint.
         module: The classifier in evaluation mode, on the device.
         image_size: Side of the last phase's images, in pixels.
-        squish_to: Side that training squished every image to before anything else: the largest phase's.
+        base_size: Side that training resized every image to before anything else: the largest phase's.
         batch_size: The last phase's.
         device: Where it computes.
         precision: Lightning's name of the precision that it computes in.
@@ -45,10 +45,10 @@ class TrainedRun:
     cfg: DictConfig
     checkpoint: str
     splits: "pd.DataFrame"
-    weights: str
+    checkpoint_sha256: str
     module: "XrayClassifier"
     image_size: int
-    squish_to: int
+    base_size: int
     batch_size: int
     device: "torch.device"
     precision: str
@@ -87,7 +87,7 @@ def check_run(run: str, checkpoint: str | None, trust: bool = False) -> tuple[Ru
     return folder, cfg, name
 
 
-def load_run(run: str, checkpoint: str | None, accelerator: str = "auto", trust: bool = False) -> TrainedRun:
+def load_run(run: str, checkpoint: str | None, accelerator: str = "auto", trust: bool = False) -> Run:
     """Load a run's network with its weights, in evaluation mode.
 
     Args:
@@ -118,7 +118,7 @@ def load_run(run: str, checkpoint: str | None, accelerator: str = "auto", trust:
         precision = best_precision(device.type)
     phase = list(schedule.phases.values())[-1]
     module = module.to(device).eval().requires_grad_(False)
-    return TrainedRun(
+    return Run(
         folder,
         cfg,
         name,

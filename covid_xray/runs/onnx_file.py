@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from covid_xray.errors import UserError
-from covid_xray.files import beside
+from covid_xray.files import atomic_write
 from covid_xray.training.module import XrayClassifier
 
 
@@ -82,7 +82,7 @@ def write_onnx(network: Deployed, image_size: int, metadata: Mapping[str, Any], 
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
     onnx.checker.check_model(model)
-    with beside(file) as draft:
+    with atomic_write(file) as draft:
         onnx.save_model(model, str(draft))
 
 

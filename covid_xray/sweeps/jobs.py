@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PLAN = "jobs.json"  # in a sweep's folder: the overrides of every job that was planned, by name of its run folder
 JOB = "job.json"  # in a run's folder: overrides and the time of the first start
 FAILURE = "failure.txt"  # in a run's folder: why the last attempt failed, in its first line
-CLOCK = "seconds.json"  # in a run's folder: seconds spent so far, and when the attempt that runs now was begun
+CLOCK = "runtime.json"  # in a run's folder: seconds spent so far, and when the attempt that runs now was begun
 
 
 @dataclass(frozen=True)

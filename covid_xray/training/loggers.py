@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from covid_xray.commands.build import make
-from covid_xray.runs.folder import FREE_KEYS, RunFolder, flatten
+from covid_xray.runs.folder import NON_RESULT_KEYS, RunFolder, flatten
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import TensorBoardLogger
@@ -38,7 +38,7 @@ LAYOUT = {
     },
 }
 # Settings, and groups of settings, that are no hyper-parameters.
-_LEFT_OUT = ("name", *FREE_KEYS)
+_LEFT_OUT = ("name", *NON_RESULT_KEYS)
 _LEFT_OUT_GROUPS = ("logger", "callbacks", "sweep", "hydra")
 
 

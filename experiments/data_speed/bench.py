@@ -25,7 +25,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import InterpolationMode, v2
 
 from covid_xray.data.audit.fingerprints import pixel_digest
-from covid_xray.data.augmentation import Augmentation, LogitBrightnessContrast, SquishWarp
+from covid_xray.data.augmentation import Augmentation, LogitBrightnessContrast, ResizeWarp
 from covid_xray.data.cache import open_store
 from covid_xray.data.dataset import XrayDataset
 from covid_xray.data.images.read import read_image, write_png
@@ -84,7 +84,7 @@ def make_originals(folder: Path, number: int) -> tuple[str, list[str]]:
 
 def ours(files: list[str], cache: Path) -> dict[str, tuple[Timed, int]]:
     """Our pipeline, and its bound: nothing but OpenCV's warp and look-up table on one square."""
-    augment = Augmentation([SquishWarp(), LogitBrightnessContrast()])
+    augment = Augmentation([ResizeWarp(), LogitBrightnessContrast()])
     digests = np.array([pixel_digest(read_image(file)) for file in files], dtype="S32")
     stored = open_store(cache, files, digests, STORED)
     labels = [0] * len(files)
@@ -141,16 +141,16 @@ def torchvision_v2(files: list[str]) -> dict[str, tuple[Timed, int]]:
         return count / (time.perf_counter() - start)
 
     def decoding(size: int, count: int) -> float:
-        squish = v2.Resize((size, size), antialias=True)
-        return run(files, size, count, lambda file: squish(decode_image(file, ImageReadMode.GRAY)))
+        resize = v2.Resize((size, size), antialias=True)
+        return run(files, size, count, lambda file: resize(decode_image(file, ImageReadMode.GRAY)))
 
-    def squished(size: int, count: int) -> float:
-        squish = v2.Resize((size, size), antialias=True)
-        return run([squish(image) for image in decoded], size, count, lambda image: image)
+    def resized(size: int, count: int) -> float:
+        resize = v2.Resize((size, size), antialias=True)
+        return run([resize(image) for image in decoded], size, count, lambda image: image)
 
     return {
         "torchvision v2, decoding": (decoding, 32),
-        "torchvision v2, decoded and squished before": (squished, 64),
+        "torchvision v2, decoded and resized before": (resized, 64),
     }
 
 
@@ -214,7 +214,7 @@ def measure_memory(images: int, side: int) -> None:
         files = sorted(map(str, folder.glob("*.png")))
         digests = np.array([pixel_digest(read_image(file)) for file in files], dtype="S32")
         stored = open_store(folder / "cache", files, digests, side)
-        augment = Augmentation([SquishWarp(), LogitBrightnessContrast()])
+        augment = Augmentation([ResizeWarp(), LogitBrightnessContrast()])
         dataset = XrayDataset(files, [0] * images, augment, side, stored)
         order = np.random.default_rng(0).permutation(images)
         before = most = resident()

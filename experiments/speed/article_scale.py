@@ -70,7 +70,7 @@ def table(clock: dict[str, Any], born: float, died: float) -> list[dict[str, Any
     begins = dict(reversed(clock["epochs"]))  # the first epoch of a phase comes last, and stays
     phases = list(dict.fromkeys(name for name, _ in clock["epochs"]))
     marks = [born, *(begins[name] for name in phases), clock["end"], died]
-    parts = ["audit, squishing, start", *phases, "test, figures"]
+    parts = ["audit, resizing, start", *phases, "test, figures"]
     seconds = {part: end - start for part, start, end in zip(parts, marks[:-1], marks[1:], strict=True)}
     epochs = {name: sum(name == each for each, _ in clock["epochs"]) for name in phases}
     return [

@@ -28,7 +28,7 @@ import torch
 
 from covid_xray.data.images.read import write_png
 from covid_xray.data.phantom import CLASSES, draw_phantom
-from covid_xray.files import beside
+from covid_xray.files import atomic_write
 
 HERE = Path(__file__).parent
 REAL = HERE.parents[2] / "shared/data/chest-xrays"
@@ -313,7 +313,7 @@ def write(file: Path, kept: list[dict[str, Any]], rows: list[dict[str, Any]], fa
 
 def write_table(file: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows that have the same columns as CSV, whole or not at all."""
-    with beside(file) as draft, draft.open("w", newline="", encoding="utf-8") as handle:
+    with atomic_write(file) as draft, draft.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -141,7 +141,7 @@ def bare_forward(scenario: dict[str, Any]) -> None:
 
 
 def predict(scenario: dict[str, Any]) -> None:
-    """What ``covid-xray predict`` does with every image: read, squish, run the network of a run."""
+    """What ``covid-xray predict`` does with every image: read, resize, run the network of a run."""
     _infer(scenario, {})
 
 

@@ -73,7 +73,7 @@ def test_numbers_agree_with_scikit_learn(evaluated: Path) -> None:
 
 
 def test_temperature_is_stored_with_the_run_and_fits_validation(evaluated: Path, tiny_run: Path) -> None:
-    stored = json.loads((tiny_run / "temperature.json").read_text())["best"]
+    stored = json.loads((tiny_run / "calibration.json").read_text())["best"]
     splits = pd.read_csv(tiny_run / "splits.csv")
     assert stored["images"] == (splits["split"] == "val").sum()
     assert stored["temperature"]["nll_after"] <= stored["temperature"]["nll_before"]

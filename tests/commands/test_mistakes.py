@@ -51,7 +51,7 @@ MISTAKES = {
     "normalization": ("train experiment=tiny data.normalization=zscore", "data.normalization"),
     "phantoms": ("train experiment=tiny data.patients=1", "data.phantom.patients"),
     "batch above images": (f"train experiment=tiny {PHASE}.batch_size=1000", "more than the"),
-    "augmentation range": ("train experiment=tiny augment.transforms.0.warp=0.7", "SquishWarp needs warp"),
+    "augmentation range": ("train experiment=tiny augment.transforms.0.warp=0.7", "ResizeWarp needs warp"),
     "augmentation class": ("train experiment=tiny augment.transforms.0._target_=no.such.Thing", "no.such.Thing"),
     "resume": ("train experiment=tiny resume=yes-please", "resume must be"),
     "compile": ("train experiment=tiny compile=fast", "compile must be null or one of default"),

@@ -14,10 +14,10 @@ from safetensors import safe_open
 from tiny_run import InProcess, command, copy_run, mistake, tiny_run
 
 from covid_xray.commands import predict
-from covid_xray.data.augmentation import squish
+from covid_xray.data.augmentation import resize
 from covid_xray.data.images.read import read_image, write_png
 from covid_xray.networks.masked import BordersOnlyResNet
-from covid_xray.runs.calibration import learn, unlikeness
+from covid_xray.runs.calibration import learn, ood_score
 from covid_xray.runs.prediction_file import PredictionFile, list_images
 
 __all__ = ["command", "tiny_run"]
@@ -123,10 +123,10 @@ def test_flags_follow_the_thresholds(command: InProcess, tiny_run: Path, picture
     assert predict.UNSURE in rows(workplace / "flags.csv")[0]["flag"]
     assert command(f"{line} confidence=0")[0] == 0
     assert predict.UNSURE not in rows(workplace / "flags.csv")[0]["flag"]
-    stored = json.loads((tiny_run / "temperature.json").read_text())
+    stored = json.loads((tiny_run / "calibration.json").read_text())
     run = copy_run(tiny_run, "strict")
-    stored["best"]["unlike_limit"] = -1e9
-    (run / "temperature.json").write_text(json.dumps(stored))
+    stored["best"]["ood_limit"] = -1e9
+    (run / "calibration.json").write_text(json.dumps(stored))
     assert command(f"{line.replace('tiny-run', 'strict')}")[0] == 0
     assert predict.UNLIKE in rows(workplace / "flags.csv")[0]["flag"]
 
@@ -137,11 +137,11 @@ def test_noise_is_unlike_what_was_seen_and_what_was_seen_is_not() -> None:
     logits = random.normal(0, 1, (100, 3))
     labels = [int(label) for label in random.integers(0, 3, 100)]
     learnt = learn(labels, logits, seen, CLASSES, "")
-    assert (unlikeness(logits, seen, learnt.features) > learnt.unlike_limit).sum() == 5
+    assert (ood_score(logits, seen, learnt.features) > learnt.ood_limit).sum() == 5
     other = random.normal(3, 2, (50, 40)).astype(np.float32)
-    assert (unlikeness(logits[:50], other, learnt.features) > learnt.unlike_limit).all()
+    assert (ood_score(logits[:50], other, learnt.features) > learnt.ood_limit).all()
     without = learn(labels, logits, None, CLASSES, "")
-    assert (unlikeness(logits, None, without.features) > without.unlike_limit).sum() == 5
+    assert (ood_score(logits, None, without.features) > without.ood_limit).sum() == 5
 
 
 def test_inputs(pictures: Path) -> None:
@@ -183,7 +183,7 @@ def test_onnx_answers_as_predict_does(command: InProcess, tiny_run: Path, pictur
     assert "not for diagnosis" in metadata["use"]
     assert command(f"predict run={tiny_run} input=pictures/?.png overwrite=true output=onnx.csv")[0] == 0
     found = rows(workplace / "onnx.csv")
-    images = np.stack([squish(read_image(workplace / row["path"]), size) for row in found])[:, None]
+    images = np.stack([resize(read_image(workplace / row["path"]), size) for row in found])[:, None]
     session = onnxruntime.InferenceSession(workplace / "model.onnx")
     for count in (1, 5):
         chances = session.run(["probabilities"], {"images": images[:count]})[0]

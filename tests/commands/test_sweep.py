@@ -18,7 +18,7 @@ from tiny_run import InProcess, command, mistake  # noqa: F401 fixture
 
 from covid_xray import cli
 from covid_xray.commands.sweep_optuna import count_ended
-from covid_xray.runs.folder import FREE_KEYS
+from covid_xray.runs.folder import NON_RESULT_KEYS
 from covid_xray.sweeps.jobs import read_sweep
 from covid_xray.sweeps.names import better, run_name, setting_text
 
@@ -137,7 +137,7 @@ def test_small_things() -> None:
 
 def test_names_leave_out_what_changes_no_result() -> None:
     settings = yaml.safe_load((cli.config_dir() / "settings/hydra.yaml").read_text())
-    assert settings["hydra"]["job"]["config"]["override_dirname"]["exclude_keys"] == ["sweep", "name", *FREE_KEYS]
+    assert settings["hydra"]["job"]["config"]["override_dirname"]["exclude_keys"] == ["sweep", "name", *NON_RESULT_KEYS]
 
 
 JOBS = {"rates": 2, "sizes": 3, "seeds": 5, "folds": 5, "learning_rates": 9}
@@ -241,5 +241,5 @@ def test_spot_machine_taken_away_again_and_again(covid_xray: Command, workplace:
     assert stops >= 2
     final = "state-epoch3-rank0.pt"
     assert differences(load_state(workplace / "undisturbed" / final), load_state(workplace / "spot" / final)) == []
-    clock = json.loads((workplace / "spot/seconds.json").read_text())
+    clock = json.loads((workplace / "spot/runtime.json").read_text())
     assert clock["seconds"] > 0

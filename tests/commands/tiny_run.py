@@ -60,7 +60,7 @@ def copy_run(run: Path, name: str, checkpoints: bool = True) -> Path:
     """A copy of a run that a test may damage; without its evaluations."""
     copy = run.with_name(name)
     shutil.rmtree(copy, ignore_errors=True)
-    left_out = ["evaluation", "export", "temperature.json", *([] if checkpoints else ["*.ckpt"])]
+    left_out = ["evaluation", "export", "calibration.json", *([] if checkpoints else ["*.ckpt"])]
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns(*left_out, "events.*"))
     return copy
 

@@ -55,7 +55,7 @@ def brighter(image: GreyImage, gain: float, offset: float) -> GreyImage:
 CHANGES: dict[str, Callable[[GreyImage], GreyImage]] = {
     "half size": lambda image: resized(image, 0.5),
     "double size": lambda image: resized(image, 2),
-    "squished": lambda image: np.asarray(cv2.resize(image, (100, 140), interpolation=cv2.INTER_AREA)),
+    "resized": lambda image: np.asarray(cv2.resize(image, (100, 140), interpolation=cv2.INTER_AREA)),
     "jpeg quality 30": lambda image: jpeg(image, 30),
     "brighter": lambda image: brighter(image, 1, 15),
     "darker": lambda image: brighter(image, 0.85, 0),

@@ -6,13 +6,13 @@ import pytest
 from scipy import stats
 from scipy.special import expit, logit
 
-from covid_xray.data.augmentation import Augmentation, LogitBrightnessContrast, SquishWarp, resample, squish
+from covid_xray.data.augmentation import Augmentation, LogitBrightnessContrast, ResizeWarp, resample, resize
 
 IMAGE = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (300, 200)).astype(np.uint8), (0, 0), 4)
 
 
 def test_same_seed_same_image_whatever_came_before() -> None:
-    augment = Augmentation([SquishWarp(), LogitBrightnessContrast()])
+    augment = Augmentation([ResizeWarp(), LogitBrightnessContrast()])
     first = augment(IMAGE, 96, (0, 1, 2))
     assert first.shape == (96, 96)
     assert first.dtype == np.uint8
@@ -22,7 +22,7 @@ def test_same_seed_same_image_whatever_came_before() -> None:
 
 def test_transforms_draw_independently() -> None:
     """Brightness must not follow the geometry, as it would from one common seed."""
-    augment = Augmentation([SquishWarp(p=0.5), LogitBrightnessContrast(p=0.5)])
+    augment = Augmentation([ResizeWarp(p=0.5), LogitBrightnessContrast(p=0.5)])
     drawn = []
     for seed in range(400):
         augment(IMAGE, 32, (seed,))
@@ -33,15 +33,15 @@ def test_transforms_draw_independently() -> None:
     assert stats.chi2_contingency(table).pvalue > 1e-3
 
 
-def test_no_augmentation_is_squish() -> None:
-    assert np.array_equal(Augmentation()(IMAGE, 64, (1,)), squish(IMAGE, 64))
-    whole = SquishWarp(p=0.0, flip_p=0.0).draw(np.random.default_rng(0))
+def test_no_augmentation_is_resize() -> None:
+    assert np.array_equal(Augmentation()(IMAGE, 64, (1,)), resize(IMAGE, 64))
+    whole = ResizeWarp(p=0.0, flip_p=0.0).draw(np.random.default_rng(0))
     difference = resample(IMAGE, whole, 150).astype(int) - cv2.resize(IMAGE, (150, 150)).astype(int)
     assert np.abs(difference).max() <= 2
 
 
 def test_rotation_angles_and_probabilities() -> None:
-    warp = SquishWarp(warp=0.0, zoom=1.0, flip_p=0.0)
+    warp = ResizeWarp(warp=0.0, zoom=1.0, flip_p=0.0)
     rng = np.random.default_rng(0)
     angles = np.array([np.degrees(np.arctan2(m[1, 0], m[0, 0])) for m in (warp.draw(rng) for _ in range(4000))])
     turned = angles[np.abs(angles) > 1e-9]
@@ -50,7 +50,7 @@ def test_rotation_angles_and_probabilities() -> None:
 
 
 def test_zoom_is_uniform_and_keeps_its_focus_inside() -> None:
-    warp = SquishWarp(warp=0.0, rotate=0.0, flip_p=0.0, p=1.0)
+    warp = ResizeWarp(warp=0.0, rotate=0.0, flip_p=0.0, p=1.0)
     rng = np.random.default_rng(0)
     drawn = [warp.draw(rng) for _ in range(4000)]
     scales = np.array([1 / m[0, 0] for m in drawn])
@@ -61,7 +61,7 @@ def test_zoom_is_uniform_and_keeps_its_focus_inside() -> None:
 
 def test_warp_moves_each_corner_on_its_own() -> None:
     """fastai 1's symmetric_warp: corners moved by -0.2 to 0.2 are taken to the square's corners."""
-    warp = SquishWarp(rotate=0.0, zoom=1.0, flip_p=0.0, p=1.0)
+    warp = ResizeWarp(rotate=0.0, zoom=1.0, flip_p=0.0, p=1.0)
     rng = np.random.default_rng(0)
     moves = []
     for _ in range(2000):
@@ -75,10 +75,10 @@ def test_warp_moves_each_corner_on_its_own() -> None:
 
 
 def test_flip_is_exact_and_half_of_the_time() -> None:
-    flip = SquishWarp(p=0.0, flip_p=1.0)
-    square = squish(IMAGE, 64)
+    flip = ResizeWarp(p=0.0, flip_p=1.0)
+    square = resize(IMAGE, 64)
     assert np.array_equal(resample(square, flip.draw(np.random.default_rng(0)), 64), square[:, ::-1])
-    half, rng = SquishWarp(p=0.0), np.random.default_rng(0)
+    half, rng = ResizeWarp(p=0.0), np.random.default_rng(0)
     assert np.mean([half.draw(rng)[0, 0] < 0 for _ in range(2000)]) == pytest.approx(0.5, abs=0.04)
 
 
@@ -103,5 +103,5 @@ def test_lighting_draws() -> None:
 
 def test_border_is_reflected_not_black() -> None:
     bright = np.full((64, 64), 200, dtype=np.uint8)
-    augment = Augmentation([SquishWarp(p=1.0)])
+    augment = Augmentation([ResizeWarp(p=1.0)])
     assert min(augment(bright, 64, (seed,)).min() for seed in range(20)) == 200

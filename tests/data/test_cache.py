@@ -1,4 +1,4 @@
-"""The store of squished images: made once, by one of many, checked, and never a pixel different."""
+"""The store of resized images: made once, by one of many, checked, and never a pixel different."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from covid_xray.data import cache
 from covid_xray.data.audit.fingerprints import pixel_digest
-from covid_xray.data.augmentation import squish
+from covid_xray.data.augmentation import resize
 from covid_xray.data.cache import StoredImages, open_store
 from covid_xray.data.images.read import read_image, write_png
 from covid_xray.errors import UserError
@@ -32,11 +32,11 @@ from covid_xray.data.audit.fingerprints import pixel_digest
 from covid_xray.data.images.read import read_image
 files = sorted(map(str, Path(sys.argv[1]).glob("*.png")))
 digests = np.array([pixel_digest(read_image(file)) for file in files], dtype="S32")
-squish = cache.squish
+resize = cache.resize
 def slowly(image, side):
     time.sleep(float(sys.argv[3]))
-    return squish(image, side)
-cache.squish = slowly
+    return resize(image, side)
+cache.resize = slowly
 print("begins", flush=True)
 cache.open_store(Path(sys.argv[2]), files, digests, 48)
 """
@@ -56,7 +56,7 @@ def images(tmp_path: Path) -> list[str]:
 
 def test_same_pixels_in_any_order(images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _check(_open(tmp_path, images), images)
-    assert "40 of 40 images are squished to 48 pixels" in capsys.readouterr().out
+    assert "40 of 40 images are resized to 48 pixels" in capsys.readouterr().out
     _check(_open(tmp_path, images[::-1]), images[::-1])
     assert capsys.readouterr().out == "", "a store must be found again, whatever the order"
 
@@ -75,7 +75,7 @@ def test_two_processes_make_one_store(images: list[str], tmp_path: Path) -> None
     jobs = [_start(tmp_path, 0.02) for _ in range(2)]
     said = [job.communicate(timeout=60)[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0]
-    assert sum("squished to" in text for text in said) == 1
+    assert sum("resized to" in text for text in said) == 1
     _check(_open(tmp_path, images), images)
 
 
@@ -222,7 +222,7 @@ def _digests(files: list[str]) -> "np.ndarray[tuple[int], np.dtype[np.bytes_]]":
 def _check(stored: StoredImages, files: list[str]) -> None:
     assert len(stored) == len(files)
     for row, file in enumerate(files):
-        assert np.array_equal(stored[row], squish(read_image(file), SIDE))
+        assert np.array_equal(stored[row], resize(read_image(file), SIDE))
     assert not stored.path.with_suffix(".part").exists()
 
 

@@ -9,15 +9,15 @@ import torch
 from torch.utils.data import DataLoader
 
 from covid_xray.data.audit.fingerprints import pixel_digest
-from covid_xray.data.augmentation import Augmentation, LogitBrightnessContrast, SquishWarp, squish
+from covid_xray.data.augmentation import Augmentation, LogitBrightnessContrast, ResizeWarp, resize
 from covid_xray.data.cache import open_store
 from covid_xray.data.dataset import XrayDataset, collate
 from covid_xray.data.images.read import read_image, write_png
 from covid_xray.data.phantom import draw_phantom
 from covid_xray.data.sampling import TrainBatches
 
-ARTICLE = Augmentation([SquishWarp(), LogitBrightnessContrast()])
-FOREIGN = Augmentation([A.RandomResizedCrop((40, 40), p=1.0), SquishWarp(), A.CoarseDropout(p=1.0), A.RandomGamma()])
+ARTICLE = Augmentation([ResizeWarp(), LogitBrightnessContrast()])
+FOREIGN = Augmentation([A.RandomResizedCrop((40, 40), p=1.0), ResizeWarp(), A.CoarseDropout(p=1.0), A.RandomGamma()])
 STORED = 96
 
 
@@ -49,11 +49,11 @@ def test_cache_and_workers_change_no_pixel(files: list[str], tmp_path: Path, aug
             assert torch.equal(labels, others_labels)
 
 
-def test_squishing_twice_is_squishing_once_within_a_grey_level(files: list[str]) -> None:
+def test_resizing_twice_is_resizing_once_within_a_grey_level(files: list[str]) -> None:
     """Where no side was enlarged for the store: then only the rounding in between differs."""
     for file in files:
         image = np.repeat(np.repeat(read_image(file), 5, axis=0), 5, axis=1)
-        twice, once = squish(squish(image, 448), 224), squish(image, 224)
+        twice, once = resize(resize(image, 448), 224), resize(image, 224)
         assert np.abs(twice.astype(int) - once.astype(int)).max() <= 1
 
 

@@ -71,7 +71,7 @@ def test_csv(sweep: Path) -> None:
 
 def test_time_of_killed_attempts_counts_to_the_newest_checkpoint(tmp_path: Path) -> None:
     assert seconds_spent(tmp_path) is None
-    (tmp_path / "seconds.json").write_text(json.dumps({"seconds": 10.0, "begun": 1000.0}))
+    (tmp_path / "runtime.json").write_text(json.dumps({"seconds": 10.0, "begun": 1000.0}))
     assert seconds_spent(tmp_path) == 10
     last = tmp_path / "checkpoints/last.ckpt"
     last.parent.mkdir()

@@ -34,7 +34,7 @@ class Fingerprints(NamedTuple):
     Attributes:
         pixels: Digest of the decoded pixels and their shape, 32 hexadecimal digits.
         hash: Perceptual hash (n, 4), uint64.
-        thumbnail: Squished image (n, 32, 32), uint8.
+        thumbnail: Resized image (n, 32, 32), uint8.
         width: Columns.
         height: Rows.
         reason: Why the image cannot be read, UTF-8, or empty.

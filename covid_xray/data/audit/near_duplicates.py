@@ -34,7 +34,7 @@ class Traits(NamedTuple):
 
     Attributes:
         hash: Perceptual hash, (4,) uint64.
-        thumbnail: The image squished to (32, 32), uint8.
+        thumbnail: The image resized to (32, 32), uint8.
     """
 
     hash: Hashes
@@ -44,7 +44,7 @@ class Traits(NamedTuple):
 def traits(image: GreyImage) -> Traits:
     """Perceptual hash and thumbnail of a grey image.
 
-    The hash holds the signs, against their median, of the 16 x 16 lowest frequencies of the image squished to 64 x 64.
+    The hash holds the signs, against their median, of the 16 x 16 lowest frequencies of the image resized to 64 x 64.
 
     Source: pHash (Zauner 2010), as in the library imagehash (``phash``, ``hash_size=16``), 19 times as fast.
     """
