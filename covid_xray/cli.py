@@ -1,8 +1,8 @@
-"""``covid-xray COMMAND [OVERRIDE ...]``: finds the command, hands the rest to Hydra, turns mistakes into sentences.
+"""``covid-xray COMMAND [OVERRIDE ...]``: find the command, run it with Hydra, and print mistakes in one sentence.
 
-A command is one file in ``covid_xray/commands`` with a docstring (its first line is the help) and a function
-``run(cfg)``, and one file of the same name in ``conf``. Nothing here imports torch: help and errors in an override
-answer at once.
+A command is a file in ``covid_xray/commands`` with a docstring, whose first line is the help, and a function
+``run(cfg)``; its settings are in a file of the same name in ``conf``. This module does not import torch, so that help
+and errors in an override appear at once.
 """
 
 import ast
@@ -18,26 +18,28 @@ from typing import Any, NoReturn
 from covid_xray.errors import UserError
 
 PACKAGE = Path(__file__).parent
-# What Hydra says of a value that it takes for something else than text.
+# How Hydra's messages begin when it cannot parse a value.
 _GRAMMAR = re.compile(
     "mismatched input|extraneous input|no viable alternative|token recognition|LexerNoViableAlt|Ambiguous value"
     "|Error parsing override"
 )
 _QUOTES = (
-    "; a path or name with other signs than letters, digits and ._-/ is typed in two pairs of quotes: "
+    "; put a path or name with special characters, all but letters, digits and ._-/, in two pairs of quotes: "
     "'data.root=\"a=b, c\"'"
 )
+# How lines of advice in Hydra's messages begin.
+_HINT = re.compile(r"(?:\d\. )?(?=(?:To|Use|Either|Or|Did|See|Check) )")
 NOTICE = "Research software, not a medical device: never use its output for diagnosis."
 
 
 def config_dir() -> Path:
-    """Folder of the YAML files: inside an installed wheel, beside the package in a checkout."""
+    """Folder of the YAML files: inside the package if installed from a wheel, beside it in a checkout."""
     inside = PACKAGE / "conf"
     return inside if inside.is_dir() else PACKAGE.parent / "conf"
 
 
 def commands() -> dict[str, str]:
-    """Each command's name with the first line of its file's docstring, found without importing it."""
+    """Help line by command, read from the files without importing them."""
     found = {}
     for file in sorted((PACKAGE / "commands").glob("[a-z]*.py")):
         docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
@@ -71,7 +73,7 @@ def _help() -> str:
             *rows,
             "",
             "covid-xray COMMAND --help     settings of a command",
-            "covid-xray COMMAND --cfg job  the configuration that the overrides make",
+            "covid-xray COMMAND --cfg job  the configuration with the overrides",
             'eval "$(covid-xray -sc install=bash)"   completion with the tab key',
             "",
             NOTICE,
@@ -86,11 +88,11 @@ def _run(command: str, overrides: list[str]) -> None:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    sweeps = import_module("covid_xray.commands.sweep_jobs")
+    sweeps = import_module("covid_xray.commands.sweep.jobs")
     mistakes = (UserError, HydraException, OmegaConfBaseException)
     whole_argv = list(sys.argv)
     name = command.replace("-", "_")
-    # Hydra shows a cut traceback and exits with 1; with this it hands the exception on, to be said in one sentence.
+    # Without this variable, Hydra prints a short traceback and exits with 1; with it, Hydra raises the exception here.
     show_tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
@@ -99,7 +101,7 @@ def _run(command: str, overrides: list[str]) -> None:
     def task(cfg: DictConfig) -> Any:
         nonlocal composed
         composed = True
-        # Lightning starts its other DDP processes from sys.argv, so they must find the command's name there.
+        # Lightning starts the other DDP processes with sys.argv, which must contain the command.
         sys.argv[:] = whole_argv
         try:
             sweeps.refuse_overlay_without_sweep()
@@ -113,22 +115,23 @@ def _run(command: str, overrides: list[str]) -> None:
             _fail(_sentence(error))
 
     sys.argv[:] = [whole_argv[0], *overrides]
-    # A file in a folder of its own sees no config groups: so `report` can have a setting `sweep`, as there is a group.
-    own = config_dir() / name
-    folder = str(own if own.is_dir() else config_dir())
+    # A command with its own folder has no config groups, so `report` can have a setting `sweep` although a group has
+    # that name.
+    separate = config_dir() / name
+    folder = str(separate if separate.is_dir() else config_dir())
     application: Callable[[], Any] = hydra_main(version_base="1.3", config_path=folder, config_name=name)(task)
     try:
         application()
         if failed := sweeps.write_sweep_table():
             _fail_jobs(failed)
     except SystemExit as stop:
-        if not isinstance(stop.code, str):  # a sentence: see SweepCallback
+        if not isinstance(stop.code, str):  # a message from SweepCallback
             raise
         _fail(stop.code)
     except Exception as error:
-        # An exception that came after jobs were run, such as a study's in which every trial failed, loses no table.
+        # Some exceptions follow the jobs, such as Optuna's if every trial failed; the table is still written.
         failed = 0 if isinstance(error, mistakes) else sweeps.write_sweep_table()
-        # While it composes, Hydra tells some mistakes as a plain ValueError.
+        # While Hydra composes the configuration, it raises a plain ValueError for some mistakes.
         if show_tracebacks or not (failed or isinstance(error, mistakes if composed else (*mistakes, ValueError))):
             raise
         if failed:
@@ -140,19 +143,31 @@ def _run(command: str, overrides: list[str]) -> None:
 
 
 def _sentence(error: BaseException) -> str:
-    """What went wrong, in one line."""
+    """What went wrong, in one line, with all advice that Hydra gives."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
         cause = cause.__cause__
     if cause is not None:
-        # One raised in a loader worker comes with the worker's traceback around it.
+        # An error from a loader worker contains the worker's traceback.
         return str(cause).strip().rsplit("UserError: ", 1)[-1]
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kept = [line for line in lines if not re.match(r"(full_key|object_type|reference_type|Config search path)", line)]
-    if len(kept) > 2 and kept[1].startswith("Available options"):
-        return f"{kept[0]}; use one of {', '.join(kept[2:])}"
-    sentence = " ".join(kept[:2]) if kept else type(error).__name__
-    return sentence + _QUOTES if _GRAMMAR.match(sentence) else sentence
+    text = (str(error).strip() or str(error.__cause__ or "")).partition("Config search path")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    keys = [line.partition(": ")[2] for line in lines if line.startswith("full_key: ")]
+    lines = [line for line in lines if not re.match("full_key|object_type|reference_type", line)]
+    if not lines:
+        return type(error).__name__
+    if len(lines) > 2 and lines[1].startswith("Available options"):
+        return f"{lines[0].rstrip('.')}; use one of {', '.join(lines[2:])}"
+    sentence = lines[0]
+    for line in lines[1:6]:  # Hydra's messages have up to six
+        if hint := _HINT.match(line):
+            advice = line[hint.end() :].rstrip(".")
+            sentence = f"{sentence.rstrip('.')}; {advice[0].lower()}{advice[1:]}"
+        else:
+            sentence += f" {line}"
+    if _GRAMMAR.match(sentence):
+        sentence = re.sub(r" expecting \{.*\}", "", sentence) + _QUOTES
+    return sentence if not keys or keys[0] in sentence else f"{keys[0]}: {sentence}"
 
 
 def _fail(sentence: str) -> NoReturn:
@@ -161,11 +176,11 @@ def _fail(sentence: str) -> NoReturn:
 
 
 def _fail_jobs(failed: int) -> NoReturn:
-    _fail(f"{failed} of the sweep's jobs failed; the same command tries them again, and no job that is finished")
+    _fail(f"{failed} of the sweep's jobs failed; the same command runs them again and skips finished jobs")
 
 
 def _complete(arguments: list[str]) -> None:
-    """Answer Hydra's shell completion, which knows executables but not commands: cut the command out of the line."""
+    """Answer Hydra's shell completion, which expects no command: remove the command from the line."""
     words = os.environ.get("COMP_LINE", "").split(" ")
     names = list(commands())
     if "query" in "".join(arguments) and (len(words) < 3 or words[1] not in names):

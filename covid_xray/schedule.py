@@ -7,7 +7,7 @@ Smith 2018 (one-cycle), fastai (the cosine form of one-cycle and the meaning of 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from covid_xray.errors import UserError
@@ -102,6 +102,10 @@ class Schedule:
         div: The rate starts at ``max_lr / div``.
         div_final: The rate ends at ``max_lr / (div * div_final)``.
         beta1: Adam's first beta at the start, the peak and the end of the cycle.
+        lr_scale: Factor of every ``max_lr``.
+        rates: ``discriminative`` (as the phases say) or ``uniform`` (all layer groups at the last group's rate).
+        sizes: ``progressive`` (as the phases say), ``first`` or ``last`` (the first or last phase's image size in every
+            phase).
     """
 
     phases: Mapping[str, Phase]
@@ -109,12 +113,24 @@ class Schedule:
     div: float = 25.0
     div_final: float = 1e4
     beta1: Sequence[float] = (0.95, 0.85, 0.95)
+    lr_scale: float = 1.0
+    rates: str = "discriminative"
+    sizes: str = "progressive"
 
     def __post_init__(self) -> None:
         """Turn mappings into phases; name the phase in every error."""
         if not isinstance(self.phases, Mapping) or not self.phases:
             raise UserError("schedule.phases must name at least one phase")
-        object.__setattr__(self, "phases", {name: _phase(name, value) for name, value in self.phases.items()})
+        phases = {name: _phase(name, value) for name, value in self.phases.items()}
+        for key, choices in (("rates", ("discriminative", "uniform")), ("sizes", ("progressive", "first", "last"))):
+            if getattr(self, key) not in choices:
+                raise UserError(f"schedule.{key} must be one of {', '.join(choices)}, not {getattr(self, key)!r}")
+        if self.sizes != "progressive":
+            size = list(phases.values())[0 if self.sizes == "first" else -1].image_size
+            phases = {name: replace(phase, image_size=size) for name, phase in phases.items()}
+        object.__setattr__(self, "phases", phases)
+        if not _is_number(self.lr_scale) or self.lr_scale <= 0:
+            raise UserError(f"schedule.lr_scale must be a number above 0, not {self.lr_scale!r}")
         if not _is_number(self.pct_start) or not 0 < self.pct_start < 1:
             raise UserError(f"schedule.pct_start must lie between 0 and 1, not {self.pct_start!r}")
         for key in ("div", "div_final"):
@@ -151,7 +167,15 @@ class Schedule:
     def learning_rates(self, epoch: int, progress: float, n_groups: int) -> tuple[float, ...]:
         """Learning rate of every layer group at a moment of the phase that ``epoch`` belongs to."""
         factor = one_cycle(progress, self.pct_start, 1 / self.div, 1.0, 1 / (self.div * self.div_final))
-        return tuple(factor * lr for lr in self.at(epoch).phase.group_max_lrs(n_groups))
+        return tuple(factor * lr for lr in self.max_lrs(self.at(epoch).phase, n_groups))
+
+    def max_lrs(self, phase: Phase, n_groups: int) -> tuple[float, ...]:
+        """Peak learning rate of each layer group in a phase, after ``rates`` and ``lr_scale``."""
+        peaks = phase.group_max_lrs(n_groups)
+        if self.rates == "uniform":
+            peaks = peaks[-1:] * n_groups
+        # A factor of 1 must not change a bit.
+        return peaks if self.lr_scale == 1 else tuple(self.lr_scale * lr for lr in peaks)
 
     def momentum(self, progress: float) -> float:
         """Adam's first beta at a moment of a phase."""

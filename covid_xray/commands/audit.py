@@ -1,13 +1,14 @@
-"""Look for duplicates, leaks, label conflicts and give-aways in a data set, before training on it."""
+"""Look for duplicates, leaks, label conflicts and associations in a data set, before training on it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from covid_xray.commands.build import build_data, build_schedule
+from covid_xray.commands._build import build_records, resolve
 from covid_xray.errors import UserError
 from covid_xray.files import write_atomically
+from covid_xray.runs.config import build
 
 if TYPE_CHECKING:
     from covid_xray.data.audit.report import AuditReport
@@ -15,15 +16,15 @@ if TYPE_CHECKING:
 
 def run(cfg: DictConfig) -> None:
     """Audit the data with its splits; write ``audit.json`` and TensorBoard, print the findings."""
-    output = Path(cfg.output)
-    schedule = build_schedule(cfg)
-    from covid_xray.data.audit.report import RefusedDataError
+    config = resolve(cfg, "data", "split")
+    from covid_xray.data.audit.report import audit_records
+    from covid_xray.data.cache import read_images
     from covid_xray.reporting.audit import show
 
-    try:
-        report = build_data(cfg, schedule).audit
-    except RefusedDataError as refused:  # what training refuses is what an audit shows
-        report = refused.report
+    records = build_records(config)
+    images = read_images(records["file"].tolist(), config["audit_cache"])
+    records = build(config, "split", records=records, images=images, seed=config["seed"])
+    report, output = audit_records(records, images), Path(cfg.output)
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / "audit.json", report.to_json())
@@ -37,10 +38,11 @@ def run(cfg: DictConfig) -> None:
 def _write_tensorboard(report: "AuditReport", output: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
-    from covid_xray.reporting.audit import figure, markdown
+    from covid_xray.plots.audit import audit_figure
+    from covid_xray.runs.folder import EVENTS
 
-    for old in output.glob("events.out.tfevents.*"):
+    for old in output.glob(EVENTS):
         old.unlink()
     with SummaryWriter(str(output)) as writer:
-        writer.add_text("audit", markdown(report))
-        writer.add_figure("audit/associations", figure(report))
+        writer.add_text("audit", report.to_markdown())
+        writer.add_figure("audit/associations", audit_figure(report))

@@ -1,64 +1,69 @@
-"""Find a learning rate: raise it step by step, draw the loss, print two suggestions; nothing is trained for keeps."""
+"""Find a learning rate: raise it step by step, plot the loss, print two suggestions; the weights are not kept."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from covid_xray.commands.build import build_data, build_module, build_schedule, build_trainer, make
+from covid_xray.commands._build import build_data, build_logger, build_module, build_schedule, resolve
 from covid_xray.errors import UserError
 from covid_xray.files import write_atomically
-from covid_xray.schedule import Schedule
+from covid_xray.runs.config import Config
 
 if TYPE_CHECKING:
+    from covid_xray.data.datamodule import XrayDataModule
+    from covid_xray.training.callbacks.lr_finder import RateCurve
     from covid_xray.training.module import XrayClassifier
 
 
 def run(cfg: DictConfig) -> None:
-    """Sweep the rate in one phase of the schedule, frozen or not as the phase says."""
-    schedule = build_schedule(cfg)
-    name = cfg.phase or next(iter(schedule.phases))
+    """Raise the rate in one phase of the schedule, with that phase's frozen layer groups."""
+    config = resolve(cfg)
+    schedule = build_schedule(config)
+    name = config["phase"] or next(iter(schedule.phases))
     if name not in schedule.phases:
         raise UserError(f"phase={name!r} is not in the schedule; use one of {', '.join(schedule.phases)}")
-    # As many epochs as the steps may need, however few batches an epoch has.
-    phase = replace(schedule.phases[name], epochs=cfg.steps)
-    single = replace(schedule, phases={name: phase})
+    # As many epochs as the steps may need, for any number of batches in an epoch.
+    phase = replace(schedule.phases[name], epochs=config["steps"])
     folder = Path(HydraConfig.get().runtime.output_dir)
-    data = build_data(cfg, single)
-    module = build_module(cfg, single, data, pretrained=cfg.checkpoint_path is None)
-    if cfg.checkpoint_path is not None:
-        _load(module, Path(cfg.checkpoint_path))
-    sweep = _sweep(cfg, folder, single, data, module)
+    data = build_data(config, replace(schedule, phases={name: phase}))
+    checkpoint = config["checkpoint_path"]
+    module = build_module(config, data, pretrained=checkpoint is None)
+    if checkpoint is not None:
+        _load(module, Path(checkpoint))
+    curve = _sweep(config, folder, data, module)
     from covid_xray.plots.classification import figure_png
 
-    figure = sweep.figure(f"{name}, {phase.image_size} px, trains {phase.trains}")
+    figure = curve.figure(f"{name}, {phase.image_size} px, trains {phase.trains}")
     write_atomically(folder / "find_lr.png", figure_png(figure))
-    if cfg.logger is not None:
+    if (factory := build_logger(config)) is not None:
         from covid_xray.training.callbacks.lr_finder import write_tensorboard
 
-        logger = make(cfg, "logger", save_dir=str(folder))
-        write_tensorboard(logger, sweep, figure)
+        logger = factory(save_dir=str(folder))
+        write_tensorboard(logger, curve, figure)
         logger.finalize("success")
-    print(f"{name}: {len(sweep.losses)} steps from {sweep.rates[0]:.1e} to {sweep.rates[-1]:.1e}")
-    print(f"Steepest descent: {sweep.steepest():.2e}")
-    print(f"Minimum / 10:     {sweep.minimum_tenth():.2e}")
+    print(f"{name}: {len(curve.losses)} steps from {curve.rates[0]:.1e} to {curve.rates[-1]:.1e}")
+    print(f"Steepest descent: {curve.steepest():.2e}")
+    print(f"Minimum / 10:     {curve.minimum_tenth():.2e}")
     print(f"Curve: {folder / 'find_lr.png'}")
 
 
-def _sweep(cfg: DictConfig, folder: Path, schedule: Schedule, data: Any, module: "XrayClassifier") -> Any:
+def _sweep(config: Config, folder: Path, data: "XrayDataModule", module: "XrayClassifier") -> "RateCurve":
     from covid_xray.training.callbacks.freezing import PhaseFreezing
     from covid_xray.training.callbacks.lr_finder import RateFinder
     from covid_xray.training.callbacks.seeding import StepSeeding
+    from covid_xray.training.trainer import build_trainer
 
-    finder = RateFinder(cfg.start_lr, cfg.end_lr, cfg.steps)
+    finder = RateFinder(config["start_lr"], config["end_lr"], config["steps"])
+    callbacks = [StepSeeding(config["seed"]), PhaseFreezing(), finder]
     trainer = build_trainer(
-        cfg, folder, [StepSeeding(cfg.seed), PhaseFreezing(), finder], logger=False, epochs=schedule.epochs
+        config["trainer"], folder, callbacks, False, module.schedule.epochs, config["deterministic"]
     )
     trainer.limit_val_batches = 0
     trainer.fit(module, datamodule=data)
-    return finder.sweep
+    return finder.curve
 
 
 def _load(module: "XrayClassifier", path: Path) -> None:

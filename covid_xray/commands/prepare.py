@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run(cfg: DictConfig) -> None:
-    """Read the collection, check every image, write the manifest, print what is in it and what is not."""
+    """Read the collection, check every image, write the manifest, and print the accepted and rejected images."""
     from covid_xray.data.prepare import prepare
 
     views = OmegaConf.to_container(cfg.views) if OmegaConf.is_list(cfg.views) else cfg.views
@@ -49,13 +49,13 @@ def _show(prepared: "Prepared") -> None:
     console.print(table)
     for reason, count in rejected["reason"].value_counts().items():
         console.print(f"Rejected: {count} x {reason}")
-    console.print(f"Rejected in all: {len(rejected)} of {len(accepted) + len(rejected)}, listed in rejected.csv")
+    console.print(f"Rejected in total: {len(rejected)} of {len(accepted) + len(rejected)}, listed in rejected.csv")
     console.print(f"Manifest: {prepared.manifest}")
     console.print(f"Train:    covid-xray train data=manifest {_override('data.manifest', str(prepared.manifest))}")
 
 
 def _override(key: str, value: str) -> str:
-    """A setting as it is typed in a shell: Hydra takes other signs than these only between double quotes."""
+    """Return a setting as typed in a shell; Hydra requires double quotes around special characters."""
     if re.fullmatch(r"[\w./~-]+", value, re.ASCII):
         return f"{key}={value}"
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,7 +1,7 @@
-"""Resizing and augmenting one image, with albumentations; the only module that imports it.
+"""Resizes and augments one image. This is the only module that imports albumentations.
 
-Every draw comes from the seed of the sample, never from a global generator: the result depends neither on the number
-of loader workers nor on where a run was resumed.
+All random numbers come from the seed of the sample, not from a global generator. So the result does not depend on the
+number of loader workers or on where a run was resumed.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from covid_xray.data.images.grey import GreyImage
 from covid_xray.errors import UserError
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network for news on import
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no request to the network on import
 import albumentations as A
 
 Matrix = NDArray[np.float64]
@@ -31,37 +31,38 @@ class Augmentation:
     """Albumentations transforms as a pure function of image, size and seed.
 
     Args:
-        transforms: Albumentations transforms in order. They see the image as it is given, and the wanted size as
-            ``data["size"]``; what they leave at another size is resized to it at the end. Empty: resize only.
+        transforms: Albumentations transforms, applied in order to the image before resizing. ``data["size"]`` holds the
+            output size. If the image does not have this size after the transforms, it is resized. An empty sequence
+            only resizes.
     """
 
     def __init__(self, transforms: Sequence[A.BasicTransform] = ()) -> None:
         for transform in transforms:
             if not isinstance(transform, A.BasicTransform | A.BaseCompose):
-                raise UserError(f"augment.transforms: {transform!r} is no albumentations transform")
+                raise UserError(f"augment.transforms: {transform!r} is not an albumentations transform")
         self.transforms = list(transforms)
 
     def __call__(self, image: GreyImage, size: int, seed: tuple[int, ...]) -> GreyImage:
-        """Augment a grey uint8 image of any shape to (size, size); the given one is not changed."""
+        """Return the augmented image (size, size) of a grey uint8 image of any shape; the input is not changed."""
         rng = seeded_generator(seed) if self.transforms else None
         for transform in self.transforms:
             assert rng is not None
             if isinstance(transform, DirectTransform):
                 image = transform.directly(image, size, rng)
             else:
-                # Each gets a seed of its own: with a common one, its draws would follow those of its neighbours.
+                # With the same seed for all transforms, their draws would be correlated.
                 transform.set_random_seed(int(rng.integers(1 << 32)))
-                own = image if image.flags.writeable else image.copy()  # others may draw into it
-                image = transform(image=own, size=size)["image"]
+                writeable = image if image.flags.writeable else image.copy()  # some transforms change it in place
+                image = transform(image=writeable, size=size)["image"]
         return resize(image, size)
 
 
 def seeded_generator(seed: tuple[int, ...]) -> np.random.Generator:
-    """Generator at the start of the stream of its own that belongs to a seed; good until this thread asks again."""
+    """Return a generator at the start of the stream of a seed; the next call in this thread invalidates it."""
     if not hasattr(_THREAD, "philox"):
         _THREAD.philox = np.random.Philox(key=0)
         _THREAD.generator, _THREAD.start = np.random.Generator(_THREAD.philox), _THREAD.philox.state
-    # A new generator would take as long as a tenth of the warp; a counter-based one is set back instead.
+    # Creating a generator takes a tenth of the time of the warp; resetting a counter-based one is faster.
     key = hashlib.blake2b(repr(tuple(map(int, seed))).encode(), digest_size=16).digest()
     _THREAD.start["state"]["key"][:] = np.frombuffer(key, dtype="<u8")
     _THREAD.philox.state = _THREAD.start
@@ -70,28 +71,28 @@ def seeded_generator(seed: tuple[int, ...]) -> np.random.Generator:
 
 
 class DirectTransform(A.ImageOnlyTransform):
-    """A transform that `Augmentation` applies without albumentations' bookkeeping, to save time."""
+    """A transform that `Augmentation` applies without the overhead of albumentations."""
 
     def sample(self, rng: np.random.Generator, size: int) -> dict[str, Any]:
-        """Draw the parameters of ``apply``."""
+        """Draw the parameters of `apply`."""
         raise NotImplementedError
 
     def directly(self, image: GreyImage, size: int, rng: np.random.Generator) -> GreyImage:
-        """Draw and apply, as calling the transform with ``rng`` as its generator does."""
+        """Draw and apply; the result is that of calling the transform with the generator ``rng``."""
         self.params = self.sample(rng, size)
         return np.asarray(self.apply(image, **self.params), dtype=np.uint8)
 
 
 class ResizeWarp(DirectTransform):
-    """Resize, perspective warp, rotation, zoom and flip as one bilinear resampling with reflection padding.
+    """Resize, perspective warp, rotation, zoom and flip in one bilinear resampling with reflection padding.
 
-    As in fastai 1 (``symmetric_warp``, ``rotate``, ``rand_zoom``, ``flip_lr``), in coordinates from -1 to 1 along both
-    sides, so that rotation acts on the resized image.
+    The transforms are those of fastai 1 (``symmetric_warp``, ``rotate``, ``rand_zoom``, ``flip_lr``). Coordinates are
+    from -1 to 1 along both sides, so rotation acts on the resized image.
 
     Args:
-        warp: Largest shift of each corner, drawn four times from U(-warp, warp).
-        rotate: Largest angle, in degrees, either way.
-        zoom: Largest magnification, about a random point.
+        warp: Maximum shift of each corner; four values are drawn from U(-warp, warp).
+        rotate: Maximum angle in degrees, in both directions.
+        zoom: Maximum magnification, about a random point.
         p: Probability of each of the three.
         flip_p: Probability of a horizontal flip.
     """
@@ -123,9 +124,9 @@ class ResizeWarp(DirectTransform):
 
     def draw(self, rng: np.random.Generator) -> Matrix:
         """Draw a homography from output to input coordinates, both from -1 to 1."""
-        # Always as many draws, all at once: one call costs as much as twelve numbers.
+        # One call draws all numbers: a call takes as long as drawing twelve numbers.
         warps, turns, zooms, flips, angle, scale, x, y, *corners = rng.random(12).tolist()
-        a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0  # the first two rows of the matrix
+        a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0  # first two rows of the matrix
         if turns < self.each_p:
             radians = math.radians(self.rotate * (2 * angle - 1))
             a = e = math.cos(radians)
@@ -148,11 +149,11 @@ class ResizeWarp(DirectTransform):
 
 
 class LogitBrightnessContrast(DirectTransform):
-    """Brightness added and contrast multiplied in logit space, as in fastai 1's ``brightness`` and ``contrast``.
+    """Add brightness and multiply contrast in logit space, as ``brightness`` and ``contrast`` of fastai 1.
 
     Args:
-        brightness: Adds logit(U(0.5 - brightness, 0.5 + brightness)).
-        contrast: Multiplies the logits by a log-uniform draw from (1 - contrast, 1 / (1 - contrast)).
+        brightness: The transform adds logit(U(0.5 - brightness, 0.5 + brightness)).
+        contrast: It multiplies the logits by a log-uniform number from (1 - contrast, 1 / (1 - contrast)).
         p: Probability of each of the two.
     """
 
@@ -160,9 +161,8 @@ class LogitBrightnessContrast(DirectTransform):
         brightness: float
         contrast: float
 
-    _LOGITS = np.log(
-        np.clip(np.arange(256) / 255, 1e-7, 1 - 1e-7) / (1 - np.clip(np.arange(256) / 255, 1e-7, 1 - 1e-7))
-    )
+    _LEVELS = np.clip(np.arange(256) / 255, 1e-7, 1 - 1e-7)
+    _LOGITS = np.log(_LEVELS / (1 - _LEVELS))
 
     def __init__(self, brightness: float = 0.1, contrast: float = 0.2, p: float = 0.75) -> None:
         super().__init__(p=1.0)
@@ -178,7 +178,7 @@ class LogitBrightnessContrast(DirectTransform):
         return self.sample(self.random_generator, 0)
 
     def sample(self, rng: np.random.Generator, size: int) -> dict[str, Any]:
-        """Draw the table of output grey levels by input grey level."""
+        """Draw the lookup table."""
         brightens, contrasts, change, power = rng.random(4).tolist()
         level = 0.5 + self.brightness * (2 * change - 1)
         shift = math.log(level / (1 - level)) if brightens < self.each_p else 0.0
@@ -186,16 +186,16 @@ class LogitBrightnessContrast(DirectTransform):
         return {"table": self.table(shift, scale)}
 
     def table(self, shift: float, scale: float) -> GreyImage:
-        """Grey levels (256,) after adding ``shift`` to the logits and multiplying them by ``scale``."""
+        """Return the lookup table (256,) that adds ``shift`` to the logits and multiplies them by ``scale``."""
         return np.rint(255 / (1 + np.exp(-(self._LOGITS + shift) * scale))).astype(np.uint8)
 
     def apply(self, img: GreyImage, table: GreyImage, **params: Any) -> GreyImage:
-        """Look every grey level up."""
+        """Apply the lookup table."""
         return np.asarray(cv2.LUT(img, table), dtype=np.uint8)
 
 
 def resize(image: GreyImage, size: int) -> GreyImage:
-    """Resize both sides to ``size``, whatever the aspect ratio: area average when shrinking, else bilinear."""
+    """Resize both sides to ``size``, ignoring the aspect ratio: area average if both shrink, else bilinear."""
     if image.shape == (size, size):
         return image
     shrinks = min(image.shape) > size
@@ -203,15 +203,17 @@ def resize(image: GreyImage, size: int) -> GreyImage:
 
 
 def resample(image: GreyImage, homography: Matrix, size: int) -> GreyImage:
-    """Resample to (size, size), bilinear with reflection padding, after averaging where it shrinks to half or less.
+    """Resample to (size, size), bilinear with reflection padding.
+
+    An image of at least twice the size is reduced by an area average first.
 
     Args:
         image: Grey image (height, width), uint8.
         homography: Matrix (3, 3) from output to input coordinates, both from -1 to 1 along each side.
-        size: Side of the result, in pixels.
+        size: Side of the result in pixels.
     """
     height, width = image.shape
-    # Bilinear sampling reads 2 x 2 pixels: beyond half size it would skip some (fastai 1 averages first, too).
+    # Bilinear sampling reads 2 x 2 pixels and would skip others (fastai 1 averages first, too).
     if min(height, width) >= 2 * size:
         height, width = height * size // min(height, width), width * size // min(height, width)
         image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
@@ -223,12 +225,12 @@ def resample(image: GreyImage, homography: Matrix, size: int) -> GreyImage:
 
 @lru_cache
 def _unit_coordinates(width: int, height: int, size: int) -> tuple[Matrix, Matrix]:
-    """Matrices from output pixels to coordinates from -1 to 1, and from those to input pixels."""
+    """Return the matrices from output pixels to coordinates from -1 to 1, and from these to input pixels."""
     to_unit = np.array([[2 / size, 0, 1 / size - 1], [0, 2 / size, 1 / size - 1], [0, 0, 1]])
     return to_unit, np.array([[width / 2, 0, (width - 1) / 2], [0, height / 2, (height - 1) / 2], [0, 0, 1]])
 
 
 def _corner_warp(m: Sequence[float]) -> Matrix:
-    """Homography that takes the moved corners back to the square's; fastai 1's ``symmetric_warp``."""
+    """Return the homography from the moved corners to those of the square, as ``symmetric_warp`` of fastai 1."""
     moved = [[-1 - m[3], -1 - m[1]], [-1 - m[2], 1 + m[1]], [1 + m[3], -1 - m[0]], [1 + m[2], 1 + m[0]]]
     return np.asarray(cv2.getPerspectiveTransform(np.array(moved, dtype=np.float32), _CORNERS))

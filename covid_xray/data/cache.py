@@ -1,32 +1,34 @@
-"""Images decoded and resized once, in one memory-mapped file, instead of in every epoch.
+"""Cache of resized images: each image is decoded and resized once, into one memory-mapped file.
 
-The file holds n squares of grey bytes, a checksum of each (0 where one is still missing), and a seal over those. Its
-name is a digest of the images' own pixels and of the side: changed images make another store, while files that are
-moved, touched or listed in another order find theirs again. Any store may be deleted at any time.
+The file holds n squares of grey bytes, a checksum of each (0 for a missing image), and a seal: the digest of the
+checksums. Its name is a digest of the images' own pixels and of the side: changed images make another store, while files
+that are moved, touched or listed in another order find their store again. Any store may be deleted at any time.
 """
 
-import fcntl
+import contextlib
 import hashlib
 import mmap
 import os
 import shutil
+import tempfile
+import threading
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from covid_xray.data.audit.fingerprints import pixel_digest
+from covid_xray.data.audit.fingerprints import Fingerprints, fingerprint_files, pixel_digest
 from covid_xray.data.augmentation import resize
 from covid_xray.data.images.grey import GreyImage
 from covid_xray.data.images.read import read_image
 from covid_xray.data.parallel import map_files
 from covid_xray.errors import UserError
+from covid_xray.files import waiting_lock
 
 Table = NDArray[np.uint64]
 _VERSION = 1  # to be raised when `resize` gives other pixels
@@ -35,7 +37,7 @@ _SEAL_BYTES = 32
 
 
 class Layout(NamedTuple):
-    """Where things lie in a store.
+    """Offsets within a store.
 
     Attributes:
         side: Of every image, in pixels.
@@ -72,7 +74,7 @@ class StoredImages:
 
     def __init__(self, path: Path, layout: Layout, rows: NDArray[np.int64]) -> None:
         self.path, self.layout, self.rows = path, layout, rows
-        # Opened now: the pages stay readable if somebody deletes the file.
+        # Opened now: the pages stay readable if the file is deleted.
         self._open()
 
     def __len__(self) -> int:
@@ -108,16 +110,116 @@ class StoredImages:
         self._open()
 
 
-def open_store(folder: Path, files: Sequence[str], digests: NDArray[np.bytes_], side: int) -> StoredImages:
-    """Open the store of some images, verified; what is missing or damaged is made first.
+class Images(NamedTuple):
+    """What was read of the images of a data set.
 
-    Several processes may ask at once: one makes it, the others wait. What a killed one left is continued.
+    Attributes:
+        files: The image files.
+        fingerprints: One entry per file.
+        stored: The resized images; None without a cache.
+    """
+
+    files: tuple[str, ...]
+    fingerprints: Fingerprints
+    stored: StoredImages | None = None
+
+    def select(self, files: Sequence[str]) -> "Images":
+        """The entries of some files, in this order; a file may occur several times."""
+        number = {file: row for row, file in enumerate(self.files)}
+        rows = np.array([number[file] for file in files], dtype=np.int64)
+        fingerprints = self.fingerprints.take(rows)
+        return Images(tuple(files), fingerprints, None if self.stored is None else self.stored.take(rows))
+
+
+def read_images(
+    files: Sequence[str],
+    audit_cache: str | Path | None = None,
+    cache: str | Path | None = None,
+    side: int | None = None,
+    workers: int | None = None,
+) -> Images:
+    """Read every image once: its fingerprint for the audit and, with a cache, its resized pixels for training.
+
+    Images whose fingerprint and pixels are in the caches are not read again. Several processes may ask at once: one
+    reads, the others wait.
 
     Args:
-        folder: Where stores lie; made if missing.
+        files: Image files.
+        audit_cache: Folder that keeps fingerprints; None: keep none.
+        cache: Folder of resized images; None: make no cache.
+        side: Side of the resized images, in pixels; needed with ``cache``.
+        workers: Number of threads; None for the number of cores, at most 8.
+
+    Raises:
+        UserError: If a cache is asked for and an image cannot be read, or the cache cannot be written.
+    """
+    known = None if audit_cache is None else Path(audit_cache)
+    if cache is None:
+        return Images(tuple(files), fingerprint_files(files, known, workers))
+    assert side is not None
+    with _Spool(Path(cache), side) as spool:
+        fingerprints = fingerprint_files(files, known, workers, spool.add)
+        if (fingerprints.reason != b"").any():
+            return Images(tuple(files), fingerprints)
+        return Images(tuple(files), fingerprints, open_store(Path(cache), files, fingerprints.pixels, side, spool.get))
+
+
+class _Spool:
+    """Resized images in a temporary file, until the digests of all images name their store.
+
+    Args:
+        folder: Where to put the file, if it can be made.
+        side: Side of the resized images, in pixels.
+    """
+
+    def __init__(self, folder: Path, side: int) -> None:
+        self.side, self.rows = side, dict[str, int]()
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=folder if os.access(folder, os.W_OK) else None)  # noqa: SIM115
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "_Spool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, file: str, image: GreyImage) -> None:
+        """Keep an image; on a full disk it is read again later."""
+        pixels = np.ascontiguousarray(resize(image, self.side)).tobytes()
+        with self._lock, contextlib.suppress(OSError):
+            row = len(self.rows)
+            self._file.seek(row * len(pixels))
+            self._file.write(pixels)
+            self.rows[file] = row
+
+    def get(self, file: str) -> bytes | None:
+        """The pixels of an image, if they were kept."""
+        if (row := self.rows.get(file)) is None:
+            return None
+        with self._lock:
+            self._file.seek(row * self.side**2)
+            return self._file.read(self.side**2)
+
+
+def open_store(
+    folder: Path,
+    files: Sequence[str],
+    digests: NDArray[np.bytes_],
+    side: int,
+    resized: Callable[[str], bytes | None] = lambda file: None,
+) -> StoredImages:
+    """Open the store of some images, verified; missing or damaged images are made first.
+
+    Several processes may ask at once: one makes it, the others wait. A store that a killed process left is continued.
+
+    Args:
+        folder: Folder of the stores; made if missing.
         files: Image files.
         digests: `pixel_digest` of every file's image.
         side: Side of the resized images, in pixels.
+        resized: Gives the resized pixels of a file that was read already, or None.
 
     Raises:
         UserError: If the folder cannot be written, the disk is full, or an image is not what its digest says.
@@ -128,37 +230,50 @@ def open_store(folder: Path, files: Sequence[str], digests: NDArray[np.bytes_], 
     path = folder / f"{side}px-{key}.grey"
     if not _is_sound(path, layout):
         try:
-            _make(path, layout, [files[index] for index in first], unique)
+            _make(path, layout, [files[index] for index in first], unique, resized)
         except OSError as error:
             raise UserError(
-                f"data.cache={folder}: the store of {layout.length / 1e6:,.0f} MB cannot be written "
+                f"datamodule.cache={folder}: the store of {layout.length / 1e6:,.0f} MB cannot be written "
                 f"({error.strerror or error}{_free_space(folder)}); make room, give another folder, or use "
-                f"data.cache=off"
+                f"datamodule.cache=off"
             ) from None
     return StoredImages(path, layout, rows.astype(np.int64))
 
 
-def _make(path: Path, layout: Layout, files: Sequence[str], digests: NDArray[np.bytes_]) -> None:
+def _make(
+    path: Path,
+    layout: Layout,
+    files: Sequence[str],
+    digests: NDArray[np.bytes_],
+    resized: Callable[[str], bytes | None],
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    with _locked(path.with_suffix(".lock")):
+    with waiting_lock(path.with_suffix(".lock"), f"makes {path}"):
         if _is_sound(path, layout):
             return  # made by another process in the meantime
         if path.exists():
-            print(f"Cache: {path} is damaged and will be mended")
+            print(f"Cache: {path} is damaged and will be repaired")
             path.replace(part)
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _fill(descriptor, layout, files, digests, path)
+            _fill(descriptor, layout, files, digests, path, resized)
         finally:
             os.close(descriptor)
         part.replace(path)
 
 
-def _fill(descriptor: int, layout: Layout, files: Sequence[str], digests: NDArray[np.bytes_], path: Path) -> None:
+def _fill(
+    descriptor: int,
+    layout: Layout,
+    files: Sequence[str],
+    digests: NDArray[np.bytes_],
+    path: Path,
+    resized: Callable[[str], bytes | None],
+) -> None:
     """Write the images that are not there yet, their checksums and the seal."""
     os.ftruncate(descriptor, layout.length)
-    if hasattr(os, "posix_fallocate"):  # a full disk is told now, not in an hour
+    if hasattr(os, "posix_fallocate"):  # a full disk is reported now, not in an hour
         os.posix_fallocate(descriptor, 0, layout.length)
     missing = np.flatnonzero(~_sound_rows(descriptor, layout, _read_table(descriptor, layout))).tolist()
     print(
@@ -168,10 +283,12 @@ def _fill(descriptor: int, layout: Layout, files: Sequence[str], digests: NDArra
     rows = {files[row]: row for row in missing}
 
     def resize_into_store(file: str) -> None:
-        image = read_image(file)
-        if pixel_digest(image).encode() != digests[rows[file]]:
-            raise UserError(f"image {file} has changed since the command began: start it again")
-        pixels = np.ascontiguousarray(resize(image, layout.side)).tobytes()
+        pixels = resized(file)
+        if pixels is None:
+            image = read_image(file)
+            if pixel_digest(image).encode() != digests[rows[file]]:
+                raise UserError(f"image {file} has changed since the command began: start it again")
+            pixels = np.ascontiguousarray(resize(image, layout.side)).tobytes()
         _write(descriptor, pixels, rows[file] * layout.square)
         # Last, so that a kill leaves no checksum without its pixels.
         _write(descriptor, _checksum(pixels).to_bytes(8, "little"), layout.table + 8 * rows[file])
@@ -182,7 +299,7 @@ def _fill(descriptor: int, layout: Layout, files: Sequence[str], digests: NDArra
 
 
 def _is_sound(path: Path, layout: Layout) -> bool:
-    """Whether a store is there, whole, and holds what was written into it."""
+    """Whether a store exists, is complete, and matches its checksums."""
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size != layout.length:
@@ -229,15 +346,3 @@ def _free_space(folder: Path) -> str:
         return f"; {shutil.disk_usage(folder).free / 1e6:,.0f} MB are free"
     except OSError:
         return ""
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Hold a lock that the system frees when the process ends, however it ends."""
-    with file.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Cache: waiting for another process that makes {file.with_suffix('.grey')}")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

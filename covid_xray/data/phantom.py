@@ -1,10 +1,10 @@
-"""Chest phantoms: drawn X-rays with a clinical idea behind each class, for demos and tests without any data.
+"""Chest phantoms: synthetic X-rays for demos and tests without patient data. Each class imitates a clinical pattern.
 
-- ``normal``: clear lungs with vessels, ribs and heart of varied size.
-- ``pneumonia``: one or two focal opacities, or a lobe filled up to its fissure, mostly on one side.
-- ``covid-19``: several faint ground-glass patches, on both sides, near the outer and lower margins of the lungs.
+- ``normal``: clear lungs with vessels, ribs and a heart of varied size.
+- ``pneumonia``: one or two focal opacities, or a lobe filled up to its fissure, on one side.
+- ``covid-19``: several faint ground-glass patches on both sides, near the outer and lower margins of the lungs.
 
-They are no simulation of X-ray physics; figures from them say that the program works, nothing about medicine.
+Phantoms do not simulate X-ray physics. Metrics on phantoms show that the program works, and nothing about medicine.
 """
 
 import json
@@ -20,6 +20,7 @@ from rich.progress import track
 
 from covid_xray.data.images.grey import GreyImage
 from covid_xray.data.images.read import write_png
+from covid_xray.data.manifest import read_manifest
 from covid_xray.errors import UserError
 
 CLASSES = ("covid-19", "normal", "pneumonia")
@@ -28,13 +29,13 @@ _VERSION = 3
 
 
 def draw_phantom(label: str, patient_seed: int, image_seed: int, size: int = 256) -> GreyImage:
-    """Draw one chest, grey uint8 (size, size).
+    """Draw one chest as a grey image (size, size), uint8.
 
     Args:
         label: One of `CLASSES`.
-        patient_seed: Anatomy and disease; the same in all images of a patient.
-        image_seed: Pose, exposure and noise of this image.
-        size: Side in pixels.
+        patient_seed: Seed of anatomy and disease; the same in all images of a patient.
+        image_seed: Seed of pose, exposure and noise.
+        size: Side of the image in pixels.
     """
     anatomy, shot = np.random.default_rng((1, patient_seed)), np.random.default_rng((2, patient_seed, image_seed))
     x, y = _posed_grid(shot, size)
@@ -49,18 +50,45 @@ def draw_phantom(label: str, patient_seed: int, image_seed: int, size: int = 256
     return _expose(shot, density, size)
 
 
-def make_phantoms(folder: str | Path, patients: int, images_per_patient: int, size: int, seed: int) -> Path:
-    """Draw a set of phantoms once; found again by its settings later.
+def draw_phantoms(
+    root: str | Path, patients: int, images_per_patient: int, size: int, phantom_seed: int = 0
+) -> pd.DataFrame:
+    """Draw a set of phantoms with `make_phantoms` and read it into records.
 
     Args:
-        folder: Where the sets are kept, each in a folder of its own.
-        patients: Number of patients, shared out over the three classes.
-        images_per_patient: Most images of a patient; each has from 1 to this many.
-        size: Side of the images, in pixels.
-        seed: Seed of everything drawn.
+        root: Folder of all sets.
+        patients: See `make_phantoms`, also for the next two.
+        images_per_patient: Maximum number of images per patient.
+        size: Side of the images in pixels.
+        phantom_seed: Seed of the set.
+
+    Raises:
+        UserError: If a setting is out of range.
+    """
+    table = read_manifest(make_phantoms(root, patients, images_per_patient, size, phantom_seed))
+    table.attrs["reader"] = {
+        "_target_": "covid_xray.data.phantom.draw_phantoms",
+        "root": str(root),
+        "patients": patients,
+        "images_per_patient": images_per_patient,
+        "size": size,
+        "phantom_seed": phantom_seed,
+    }
+    return table
+
+
+def make_phantoms(folder: str | Path, patients: int, images_per_patient: int, size: int, seed: int) -> Path:
+    """Draw a set of phantoms, or find the set with the same settings that was drawn before.
+
+    Args:
+        folder: Folder of all sets; each set has its own subfolder.
+        patients: Number of patients. They are distributed evenly over the three classes.
+        images_per_patient: Maximum number of images per patient; the minimum is 1.
+        size: Side of the images in pixels.
+        seed: Seed of the set.
 
     Returns:
-        The manifest of the set.
+        Path of the manifest of the set.
 
     Raises:
         UserError: If a setting is out of range.
@@ -69,15 +97,15 @@ def make_phantoms(folder: str | Path, patients: int, images_per_patient: int, si
         ("patients", patients, 3),
         ("images_per_patient", images_per_patient, 1),
         ("size", size, 32),
-        ("seed", seed, 0),
+        ("phantom_seed", seed, 0),
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"data.phantom.{key} must be a whole number of at least {least}, not {value!r}")
+            raise UserError(f"data.{key} must be a whole number of at least {least}, not {value!r}")
     target = Path(folder) / f"v{_VERSION}-{patients}x{images_per_patient}-{size}px-seed{seed}"
     manifest = target / "manifest.csv"
     if manifest.is_file():
         return manifest
-    draft = Path(f"{target}.{os.getpid()}.draft")  # other runs may draw the same set at the same time
+    draft = Path(f"{target}.{os.getpid()}.draft")  # another process may draw the same set at the same time
     draft.mkdir(parents=True, exist_ok=True)
     rows = []
     for patient in track(range(patients), description="drawing phantoms", transient=True):
@@ -96,12 +124,12 @@ def make_phantoms(folder: str | Path, patients: int, images_per_patient: int, si
     except OSError:
         if not manifest.is_file():
             raise
-        shutil.rmtree(draft)  # another run was faster
+        shutil.rmtree(draft)  # another process was faster
     return manifest
 
 
 def _posed_grid(rng: np.random.Generator, size: int) -> tuple[Plane, Plane]:
-    """Coordinates of every pixel in the chest's frame, from about -1 to 1, under this shot's pose."""
+    """Coordinates of each pixel in the frame of the chest, from about -1 to 1, for a random pose."""
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     x, y = np.meshgrid(axis, axis)
     angle, scale = np.deg2rad(rng.normal(0, 3)), rng.uniform(0.88, 1.15)
@@ -119,7 +147,7 @@ def _edge(distance: Plane, softness: float) -> Plane:
 
 
 def _lung(rng: np.random.Generator, x: Plane, y: Plane, side: int) -> Plane:
-    """Soft mask of one lung; ``side`` -1 is the image's left."""
+    """Soft mask of one lung; ``side`` is -1 for the left of the image, 1 for the right."""
     cx, half = side * rng.uniform(0.40, 0.46), rng.uniform(0.29, 0.35)
     top, bottom = rng.uniform(-0.80, -0.70), rng.uniform(0.45, 0.62)
     middle, height = (top + bottom) / 2, (bottom - top) / 2
@@ -144,7 +172,7 @@ def _heart(rng: np.random.Generator, x: Plane, y: Plane) -> Plane:
 
 
 def _vessels(rng: np.random.Generator, x: Plane, y: Plane) -> Plane:
-    """Branching shadows that fade from the hilum outwards, in every chest."""
+    """Vessels that fade from the hilum outwards, and small shadows without clinical meaning."""
     total = np.zeros_like(x)
     for side in (-1, 1):
         for angle in rng.uniform(-1.3, 1.3, 7):
@@ -152,7 +180,7 @@ def _vessels(rng: np.random.Generator, x: Plane, y: Plane) -> Plane:
             across = -(x * side - 0.12) * np.sin(angle) + (y + 0.02) * np.cos(angle)
             width = 0.012 + 0.012 * np.clip(1 - along, 0, 1)
             total += 0.13 * np.exp(-((across / width) ** 2)) * np.exp(-np.clip(along, 0, 2) / 0.22) * (along > 0)
-    for _ in range(rng.integers(0, 3)):  # nipples, old scars: small round shadows that mean nothing
+    for _ in range(rng.integers(0, 3)):  # such as nipples and old scars
         total += 0.1 * _bump(x, y, rng.uniform(-0.55, 0.55), rng.uniform(-0.5, 0.5), 0.03, 0.03)
     return total
 
@@ -187,7 +215,7 @@ def _covid(rng: np.random.Generator, x: Plane, y: Plane, left: Plane, right: Pla
 
 
 def _patch(rng: np.random.Generator, x: Plane, y: Plane, cx: float, cy: float, radius: float, softness: float) -> Plane:
-    """A round opacity with an irregular margin; ``softness`` is the margin's width as a share of the radius."""
+    """Round opacity with an irregular margin; ``softness`` is the width of the margin as a fraction of the radius."""
     angle = np.arctan2(y - cy, x - cx)
     margin = 1 + sum(rng.uniform(0, 0.18) * np.cos(k * angle + rng.uniform(0, 6.28)) for k in (2, 3, 5))
     distance = np.sqrt((x - cx) ** 2 + (0.8 * (y - cy)) ** 2) / (radius * margin) - 1
@@ -195,13 +223,13 @@ def _patch(rng: np.random.Generator, x: Plane, y: Plane, cx: float, cy: float, r
 
 
 def _texture(rng: np.random.Generator, size: int, cells: int) -> Plane:
-    """Smooth random field of about unit variance, with structures of 1/``cells`` of the image."""
+    """Smooth random field of about unit variance, with structures of 1/``cells`` of the image side."""
     coarse = rng.normal(0, 1, (cells, cells)).astype(np.float32)
     return np.asarray(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), dtype=np.float32)
 
 
 def _expose(rng: np.random.Generator, density: NDArray[np.floating], size: int) -> GreyImage:
-    """Film or detector: exposure, contrast, blur, grain, and a marker in a corner."""
+    """Simulate the detector: blur, exposure, contrast, noise, and a side marker in a corner."""
     image = cv2.GaussianBlur(density, (0, 0), size / 256 * rng.uniform(0.5, 1.4))
     image = np.clip((image - rng.uniform(0.0, 0.1)) * rng.uniform(0.85, 1.2), 0.001, 1.2) ** rng.uniform(0.75, 1.35)
     image = image + rng.normal(0, rng.uniform(0.01, 0.04), image.shape)

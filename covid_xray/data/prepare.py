@@ -1,4 +1,4 @@
-"""From a downloaded collection to a checked manifest; nothing is downloaded, the originals are not changed."""
+"""Turns a downloaded collection into a checked manifest, without changing the collection."""
 
 import hashlib
 import os
@@ -17,12 +17,12 @@ from covid_xray.data.parallel import map_files
 from covid_xray.errors import UserError
 from covid_xray.files import write_atomically
 
-COLUMNS = ("path", "label", "patient_id", "source", "view", "sha256", "width", "height")
+_COLUMNS = ("path", "label", "patient_id", "source", "view", "sha256", "width", "height")
 _TEXT = ("path", "label", "patient_id", "source", "view", "split", "row", "reason")
 
 
 class Check(NamedTuple):
-    """What is known of an image file; ``reason`` says why it cannot be used, or is empty."""
+    """Digest and size of an image file; ``reason`` states why it is rejected, or is empty."""
 
     sha256: str = ""
     width: int = 0
@@ -32,12 +32,12 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A collection, ready.
+    """Result of `prepare`.
 
     Attributes:
-        accepted: The manifest's rows.
-        rejected: Path, label, row and reason of every image that is left out.
-        manifest: Where the manifest was written.
+        accepted: Rows of the manifest.
+        rejected: Path, label, row and reason of every rejected image.
+        manifest: Path of the manifest.
     """
 
     accepted: pd.DataFrame
@@ -59,17 +59,17 @@ def prepare(
 
     Args:
         dataset: Name of an importer; see `covid_xray.data.importers`.
-        source: The collection's folder.
-        output: Folder for the two files; paths in the manifest count from it.
-        splits: ``given`` keeps a split that the publisher made, ``none`` leaves it out.
+        source: Folder of the collection.
+        output: Folder for the two files; paths in the manifest are relative to it.
+        splits: ``given`` keeps the publisher's split, ``none`` removes it.
         views: Views to keep, such as PA and AP; None keeps all.
-        patient_regex: Regular expression with one group that finds the patient in a file name; where it finds nothing,
-            the importer's patient stays.
-        min_size: Least number of pixels of the shorter side.
-        workers: Number of processes; None for what the machine has.
+        patient_regex: Regular expression with one group that matches the patient in a file name. Where it does not
+            match, the importer's patient is kept.
+        min_size: Minimum number of pixels of the shorter side.
+        workers: Number of threads; see `covid_xray.data.parallel.map_files`.
 
     Raises:
-        UserError: If a setting is no good, the source is not laid out as expected, or no image can be used.
+        UserError: If a setting is not valid, the source does not have the expected layout, or all images are rejected.
     """
     read, pattern = importer(dataset), compile_patient_regex(patient_regex)
     if splits not in ("given", "none"):
@@ -77,32 +77,32 @@ def prepare(
     if isinstance(min_size, bool) or not isinstance(min_size, int) or min_size < 1:
         raise UserError(f"min_size must be a whole number of at least 1, not {min_size!r}")
     if not source.is_dir():
-        raise UserError(f"source={source} is no folder; give the one that holds the {dataset} collection")
+        raise UserError(f"source={source} is not a folder; give the folder of the {dataset} collection")
     table = _complete(read(source), source)
     if splits == "none":
         table["split"] = ""
     if pattern:
         found = table["path"].map(lambda path: match[1] if (match := pattern.search(Path(path).name)) else "")
         table["patient_id"] = found.where(found.fillna("") != "", table["patient_id"])
-    table = _check(_refuse_rows(table, source, views), min_size, workers)
+    table = _check(_reject_rows(table, source, views), min_size, workers)
     table["path"] = _relative(table["file"].tolist(), output)
     good = table["reason"] == ""
     table["patient_id"] = table["patient_id"].where(table["patient_id"] != "", table["path"])
-    extra = [name for name in table if name not in (*COLUMNS, "file", "reason", "row")]
-    accepted = table.loc[good, [*COLUMNS, *(name for name in extra if name != "split" or table["split"].any())]]
+    extra = [name for name in table if name not in (*_COLUMNS, "file", "reason", "row")]
+    accepted = table.loc[good, [*_COLUMNS, *(name for name in extra if name != "split" or table["split"].any())]]
     rejected = table.loc[~good, ["path", "label", "row", "reason"]]
-    _write(output, {"rejected.csv": rejected})
+    _write(output / "rejected.csv", rejected)
     if accepted.empty:
         first = f"; the first: {rejected['path'].iloc[0]}: {rejected['reason'].iloc[0]}" if len(rejected) else ""
         raise UserError(
-            f"no image of {source} can be used ({len(rejected)} rejected, see {output / 'rejected.csv'}{first})"
+            f"source={source} has no usable images ({len(rejected)} rejected, see {output / 'rejected.csv'}{first})"
         )
-    _write(output, {"manifest.csv": accepted.sort_values("path", kind="stable")})
+    _write(output / "manifest.csv", accepted.sort_values("path", kind="stable"))
     return Prepared(accepted, rejected, output / "manifest.csv")
 
 
 def check_image(file: str) -> Check:
-    """Decode an image and digest its file."""
+    """Decode an image and compute the digest of its file."""
     try:
         height, width = read_image(file).shape
         with open(file, "rb") as content:  # noqa: PTH123
@@ -114,7 +114,7 @@ def check_image(file: str) -> Check:
 
 
 def _complete(table: pd.DataFrame, source: Path) -> pd.DataFrame:
-    """Add the columns that the importer left out, and where each file lies."""
+    """Add the columns that the importer does not set, and the absolute path of each file."""
     table = table.reset_index(drop=True)
     for column in _TEXT:
         table[column] = table[column].fillna("").astype(str) if column in table else ""
@@ -122,18 +122,18 @@ def _complete(table: pd.DataFrame, source: Path) -> pd.DataFrame:
     return table.assign(file=[os.path.normpath(os.path.join(root, path)) for path in table["path"]])  # noqa: PTH118
 
 
-def _refuse_rows(table: pd.DataFrame, source: Path, views: Sequence[str] | None) -> pd.DataFrame:
-    """Say what is wrong with rows before any image is opened; the first reason counts."""
+def _reject_rows(table: pd.DataFrame, source: Path, views: Sequence[str] | None) -> pd.DataFrame:
+    """Set the reason of rows that are rejected without opening the image; the first reason is kept."""
     root = os.path.join(os.path.abspath(source), "")  # noqa: PTH100, PTH118
     reasons = [
         (table["path"].str.strip() == "", "it has no path"),
-        (~table["file"].str.startswith(root), "it lies outside the source"),
-        (table["label"].str.strip() == "", "it has no label, or one that is not known"),
+        (~table["file"].str.startswith(root), "it is outside the source"),
+        (table["label"].str.strip() == "", "its label is missing or unknown"),
         (table["file"].duplicated() & (table["reason"] == ""), "it is listed a second time"),
     ]
     if views is not None:
         names = [str(view).lower() for view in views]
-        reasons.append((~table["view"].str.lower().isin(names), f"its view is none of {', '.join(map(str, views))}"))
+        reasons.append((~table["view"].str.lower().isin(names), f"its view is not one of {', '.join(map(str, views))}"))
     reason = table["reason"].copy()
     for bad, text in reasons:
         reason = reason.mask((reason == "") & bad, text)
@@ -141,7 +141,7 @@ def _refuse_rows(table: pd.DataFrame, source: Path, views: Sequence[str] | None)
 
 
 def _check(table: pd.DataFrame, min_size: int, workers: int | None) -> pd.DataFrame:
-    """Open every image that is still in."""
+    """Open every image that is not rejected yet."""
     rows = table.index[table["reason"] == ""]
     checks = list(map_files(check_image, table.loc[rows, "file"].tolist(), "checking images", workers))
     small = f"it is smaller than min_size={min_size} pixels"
@@ -155,9 +155,9 @@ def _check(table: pd.DataFrame, min_size: int, workers: int | None) -> pd.DataFr
 
 
 def _relative(files: list[str], output: Path) -> list[str]:
-    """Paths from the output's folder, so that both can be moved together; absolute on another drive."""
+    """Return paths relative to the output folder, so that both can be moved together; absolute on another drive."""
     folder = os.path.realpath(output)
-    # Without links on the way, since ".." after a link leads elsewhere; not of the file, which may be a link itself.
+    # Links to folders are resolved, because ".." after a link leads to another folder. Links to files are kept.
     places = {place: os.path.realpath(place) for place in {os.path.dirname(file) for file in files}}  # noqa: PTH120
     real = [os.path.join(places[os.path.dirname(file)], os.path.basename(file)) for file in files]  # noqa: PTH118, PTH119, PTH120
     try:
@@ -166,12 +166,10 @@ def _relative(files: list[str], output: Path) -> list[str]:
         return real
 
 
-def _write(output: Path, tables: dict[str, pd.DataFrame]) -> None:
-    """Write tables so that a kill leaves the old or the new ones."""
+def _write(file: Path, table: pd.DataFrame) -> None:
+    integers = {column: "Int64" for column in ("width", "height") if column in table}
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        for name, table in tables.items():
-            whole = {column: "Int64" for column in ("width", "height") if column in table}
-            write_atomically(output / name, table.astype(whole).to_csv(index=False))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, table.astype(integers).to_csv(index=False))
     except OSError as error:
-        raise UserError(f"output={output} cannot be written: {error.strerror or error}") from None
+        raise UserError(f"output={file.parent} cannot be written: {error.strerror or error}") from None

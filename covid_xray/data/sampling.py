@@ -1,6 +1,6 @@
-"""Which images make which batch: pure functions of seed and epoch, shared out over processes.
+"""Batch samplers: pure functions of seed and epoch, distributed over the processes.
 
-Nothing here remembers where training was: the DataModule says the epoch, the phase and the first batch.
+The samplers keep no training state. The DataModule sets the epoch, the phase and the first batch.
 """
 
 from collections.abc import Iterator
@@ -11,10 +11,7 @@ from torch.utils.data import Sampler
 
 
 class Sample(NamedTuple):
-    """What a loader worker needs to make one input: which image, how large, and the seed of its augmentation.
-
-    ``seed`` is None for an image that is not augmented.
-    """
+    """Index, size and augmentation seed of one input; the seed is None for an image that is not augmented."""
 
     row: int
     image_size: int
@@ -22,10 +19,10 @@ class Sample(NamedTuple):
 
 
 class TrainBatches(Sampler[list[Sample]]):
-    """Shuffled batches of an epoch; the last, partial batch is dropped.
+    """Shuffled batches of an epoch; an incomplete last batch is dropped.
 
-    The order depends on seed and epoch alone. A batch is cut into equal shares for the processes, so that the
-    optimiser sees the same images whatever their number.
+    The order depends on seed and epoch only. Each batch is divided equally among the processes, so that the optimiser
+    sees the same images for any number of processes.
 
     Args:
         n_images: Number of training images.
@@ -39,15 +36,15 @@ class TrainBatches(Sampler[list[Sample]]):
         self.begin(epoch=0, batch_size=1, image_size=1)
 
     def begin(self, epoch: int, batch_size: int, image_size: int, first_batch: int = 0) -> None:
-        """Set the epoch and its phase's settings; ``first_batch`` batches are skipped, as already trained on."""
+        """Set the epoch and the settings of its phase; skip ``first_batch`` batches that were trained on before."""
         self.epoch, self.batch_size, self.image_size, self.first_batch = epoch, batch_size, image_size, first_batch
 
     def __len__(self) -> int:
-        """Batches of the whole epoch, those already trained on included: Lightning counts from the epoch's start."""
+        """Number of batches of the whole epoch, including skipped ones, as Lightning counts them."""
         return self.n_images // self.batch_size
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        """Yield this process's share of every batch."""
+        """Yield the part of every batch that belongs to this process."""
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n_images)
         share = self.batch_size // self.world_size
         for batch in range(self.first_batch, len(self)):
@@ -59,7 +56,7 @@ class TrainBatches(Sampler[list[Sample]]):
 
 
 class EvalBatches(Sampler[list[Sample]]):
-    """Every image once, in order, unaugmented; processes take turns, and none sees an image twice.
+    """Batches of all images in order, without augmentation; the processes take turns, and each image occurs once.
 
     Args:
         n_images: Number of images.
@@ -80,6 +77,6 @@ class EvalBatches(Sampler[list[Sample]]):
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        """Yield batches in order."""
+        """Yield the batches of this process in order."""
         for first in range(0, len(self.indices), self.batch_size):
             yield [Sample(index, self.image_size, None) for index in self.indices[first : first + self.batch_size]]

@@ -1,1 +1,1 @@
-"""Predictions and what is computed from them: scores, intervals, calibration, thresholds, comparisons. NumPy only."""
+"""Predictions and the metrics computed from them: scores, intervals, calibration, thresholds, comparisons. No torch."""

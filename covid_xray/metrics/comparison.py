@@ -1,4 +1,4 @@
-"""Two models on the same images: paired differences, and nothing where the images are not the same."""
+"""Paired comparison of two models on the same test images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,15 +16,15 @@ from covid_xray.metrics.scores import score
 
 @dataclass(frozen=True)
 class McNemar:
-    """McNemar's exact test on which images each of two models gets right.
+    """McNemar's exact test of equal accuracy.
 
     Attributes:
-        both: Images that both get right.
-        only_a: Images that only the first gets right.
-        only_b: Images that only the second gets right.
-        neither: Images that neither gets right.
-        p: Two-sided exact p-value; 1 where the models never disagree.
-        note: Words on what the test assumes, where the images do not fulfil it.
+        both: Number of images that both models classify correctly.
+        only_a: Number of images that only the first model classifies correctly.
+        only_b: Number of images that only the second model classifies correctly.
+        neither: Number of images that no model classifies correctly.
+        p: Two-sided exact p-value; 1 if ``only_a`` and ``only_b`` are 0.
+        note: Which assumption of the test does not hold; empty if all hold.
     """
 
     both: int
@@ -37,14 +37,14 @@ class McNemar:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A first and a second model, and the second minus the first.
+    """Metrics of two models and their differences.
 
     Attributes:
-        names: Names of the two.
-        a: Value of every figure of merit of the first.
-        b: The same of the second.
-        differences: Second minus first with a paired bootstrap interval, by name.
-        mcnemar: The exact test of equal accuracy.
+        names: Names of the first and the second model.
+        a: Metrics of the first model, by name.
+        b: Metrics of the second model, by name.
+        differences: Second minus first model, with a paired bootstrap interval, by name.
+        mcnemar: McNemar's exact test.
     """
 
     names: tuple[str, str]
@@ -63,19 +63,19 @@ def compare(
     bins: int = BINS,
     level: float = LEVEL,
 ) -> Comparison:
-    """Compare two models image by image; the order of the images does not matter.
+    """Compare two models on the same images. The order of the images can differ.
 
     Args:
         a: Predictions of the first model.
         b: Predictions of the second model on the same images.
-        names: What to call them.
-        resamples: Resamples of patients; both models see the same ones.
+        names: Names of the first and the second model.
+        resamples: Number of bootstrap resamples; both models get the same resamples.
         seed: Seed of the resamples.
-        bins: Bins of the calibration errors.
+        bins: Number of bins of the calibration errors.
         level: Confidence level, between 0 and 1.
 
     Raises:
-        UserError: If the two differ in classes, images, labels or patients, saying how.
+        UserError: If classes, images, labels or patients differ.
 
     Source: Efron 1979 (bootstrap of paired differences), McNemar 1947 with exact binomial probabilities.
     """
@@ -93,30 +93,31 @@ def compare(
 
 
 def mcnemar(a: Predictions, b: Predictions) -> McNemar:
-    """McNemar's exact test for two sets of predictions whose images are the same and in the same order."""
-    right_a, right_b = a.predicted == a.labels, b.predicted == b.labels
-    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    """McNemar's exact test for two sets of predictions of the same images in the same order."""
+    correct_a, correct_b = a.predicted == a.labels, b.predicted == b.labels
+    only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-    several = a.n_patients < len(a.labels)
-    note = "Takes images as independent; patients have several here, so trust the interval above it." if several else ""
-    return McNemar(int((right_a & right_b).sum()), only_a, only_b, int((~right_a & ~right_b).sum()), p, note)
+    note = ""
+    if a.n_patients < len(a.labels):
+        note = "The test assumes independent images, but some patients have several; use the interval of the accuracy."
+    return McNemar(int((correct_a & correct_b).sum()), only_a, only_b, int((~correct_a & ~correct_b).sum()), p, note)
 
 
 def differences_between(a: Predictions, b: Predictions) -> list[str]:
-    """How two test sets differ, in words; empty if a paired comparison is possible."""
+    """Descriptions of all differences between two test sets; empty if a paired comparison is possible."""
     if a.class_names != b.class_names:
         return [f"classes {', '.join(a.class_names)} against {', '.join(b.class_names)}"]
-    words = []
+    found = []
     index_a, index_b = ({image: i for i, image in enumerate(part.images)} for part in (a, b))
     for here, there, which in ((index_a, index_b, "first"), (index_b, index_a, "second")):
-        if alone := [image for image in here if image not in there]:
-            words.append(f"{_images(alone)} only in the {which}")
+        if unpaired := [image for image in here if image not in there]:
+            found.append(f"{_images(unpaired)} only in the {which}")
     shared = [image for image in index_a if image in index_b]
-    if moved := [i for i in shared if a.labels[index_a[i]] != b.labels[index_b[i]]]:
-        words.append(f"{_images(moved)} with another label")
-    if moved := [i for i in shared if a.patients[index_a[i]] != b.patients[index_b[i]]]:
-        words.append(f"{_images(moved)} with another patient")
-    return words
+    if changed := [i for i in shared if a.labels[index_a[i]] != b.labels[index_b[i]]]:
+        found.append(f"{_images(changed)} with another label")
+    if changed := [i for i in shared if a.patients[index_a[i]] != b.patients[index_b[i]]]:
+        found.append(f"{_images(changed)} with another patient")
+    return found
 
 
 def _images(images: Sequence[str]) -> str:

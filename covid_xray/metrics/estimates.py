@@ -1,4 +1,4 @@
-"""Every figure of merit with its interval and the words that must stand beside it."""
+"""All metrics of a test set with their intervals and warnings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,15 +23,15 @@ CENTRED = ("ece", "classwise_ece", "calibration_error")
 
 @dataclass(frozen=True, eq=False)
 class Estimates:
-    """All figures of merit of a test set.
+    """All metrics of a test set with their intervals.
 
     Attributes:
         scores: The point estimates and the confusion matrix.
-        intervals: Interval by the same names.
+        intervals: Interval of each metric, by the same names.
         cases: Number of test images by class.
         patients: Number of patients by class.
-        warnings: What the reader must be told, in words; the first of them about single classes.
-        resamples: How many resamples the bootstrap drew.
+        warnings: Limits of these results, such as classes with few cases.
+        resamples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
     """
 
@@ -44,7 +44,7 @@ class Estimates:
     seed: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types for ``metrics.json``: nan becomes None."""
+        """Convert to plain types for ``metrics.json``; nan becomes None."""
         return {
             "metrics": {name: interval_dict(interval) for name, interval in self.intervals.items()},
             "confusion": self.scores.confusion.tolist(),
@@ -58,16 +58,16 @@ class Estimates:
 def estimate(
     predictions: Predictions, resamples: int = RESAMPLES, seed: int = 0, bins: int = BINS, level: float = LEVEL
 ) -> Estimates:
-    """Compute every figure of merit with its interval.
+    """Compute all metrics with their intervals.
 
-    Accuracy, sensitivity, specificity, PPV and NPV get exact intervals for clustered images, everything else the
-    patients' bootstrap: a bootstrap of ten hits out of ten knows no doubt.
+    Accuracy, sensitivity, specificity, PPV and NPV get exact intervals for clustered images, because a bootstrap of 10
+    hits out of 10 has zero width. All other metrics get bootstrap intervals over patients.
 
     Args:
-        predictions: What the model said.
-        resamples: Resamples of the bootstrap, at least 1.
+        predictions: Predictions of the model.
+        resamples: Number of bootstrap resamples, at least 1.
         seed: Seed of the bootstrap.
-        bins: Bins of the calibration errors.
+        bins: Number of bins of the calibration errors.
         level: Confidence level, between 0 and 1.
     """
     scores = score(predictions, bins)
@@ -84,20 +84,25 @@ def estimate(
 
 
 def proportion_intervals(predictions: Predictions, level: float = LEVEL) -> dict[str, Interval]:
-    """Exact intervals, images clustered by patient, of accuracy and every class's proportions, by name."""
-    labels, predicted, owner = predictions.labels, predictions.predicted, predictions.patient_index
-    found = {"accuracy": clustered_exact_interval(labels == predicted, owner, level)}
+    """Exact intervals of the accuracy and of each class's proportions, by name, with images clustered by patient."""
+    labels, predicted, patient_index = predictions.labels, predictions.predicted, predictions.patient_index
+    found = {"accuracy": clustered_exact_interval(labels == predicted, patient_index, level)}
     for k, name in enumerate(predictions.class_names):
-        true, said = labels == k, predicted == k
-        # Among whom it is counted, and what counts as a hit, in the order of PROPORTIONS.
-        parts = ((true, said), (~true, ~said), (said, true), (~said, ~true))
-        for metric, (among, hit) in zip(PROPORTIONS, parts, strict=True):
-            found[f"{metric}/{name}"] = clustered_exact_interval(hit[among], owner[among], level)
+        is_target, is_predicted = labels == k, predicted == k
+        # Denominator and hits of each proportion, in the order of PROPORTIONS.
+        parts = (
+            (is_target, is_predicted),
+            (~is_target, ~is_predicted),
+            (is_predicted, is_target),
+            (~is_predicted, ~is_target),
+        )
+        for metric, (selected, hits) in zip(PROPORTIONS, parts, strict=True):
+            found[f"{metric}/{name}"] = clustered_exact_interval(hits[selected], patient_index[selected], level)
     return found
 
 
 def interval_dict(interval: Interval) -> dict[str, Any]:
-    """An interval as plain types; nan becomes None, and an empty reason is left out."""
+    """Convert an interval to plain types; nan becomes None, and an empty reason is omitted."""
     numbers = {"value": interval.value, "low": interval.low, "high": interval.high}
     plain: dict[str, Any] = {key: None if np.isnan(number) else float(number) for key, number in numbers.items()}
     plain["method"] = interval.method
@@ -105,15 +110,16 @@ def interval_dict(interval: Interval) -> dict[str, Any]:
 
 
 def fold_table(parts: Mapping[str, Predictions], bins: int = BINS) -> dict[str, dict[str, float]]:
-    """Every figure of merit of each fold of a cross-validation, with mean and standard deviation over the folds.
+    """All metrics of each fold of a cross-validation, with mean and standard deviation over the folds.
 
     Args:
-        parts: Test predictions by the fold's name.
-        bins: Bins of the calibration errors.
+        parts: Test predictions by name of the fold.
+        bins: Number of bins of the calibration errors.
 
     Returns:
-        By metric: the value by fold, then ``mean`` and ``sd`` (n - 1) over the folds that define it; the SD of fewer
-        than two folds is nan. Folds share training images: the SD describes, it is no standard error.
+        For each metric: the value of each fold, ``mean``, and ``sd`` (n - 1), over the folds where the metric is
+        defined. The SD of fewer than two folds is nan. Folds share training images, so the SD describes the spread but
+        is not a standard error.
     """
     values = {name: score(part, bins).values for name, part in parts.items()}
     table = {}
@@ -127,16 +133,16 @@ def fold_table(parts: Mapping[str, Predictions], bins: int = BINS) -> dict[str, 
 
 
 def _count(predictions: Predictions) -> tuple[dict[str, int], dict[str, int]]:
-    owner = predictions.patient_index
+    patient_index = predictions.patient_index
     cases, patients = {}, {}
     for k, name in enumerate(predictions.class_names):
-        own = predictions.labels == k
-        cases[name], patients[name] = int(own.sum()), len(np.unique(owner[own]))
+        is_target = predictions.labels == k
+        cases[name], patients[name] = int(is_target.sum()), len(np.unique(patient_index[is_target]))
     return cases, patients
 
 
 def _warnings(predictions: Predictions, cases: Mapping[str, int], patients: Mapping[str, int]) -> list[str]:
     warnings = [few_cases_warning(name, cases[name], patients[name]) for name in predictions.class_names]
     if predictions.n_patients == 1:
-        warnings.append("All test images are of one patient: no interval means anything.")
+        warnings.append("All test images are of one patient, so the intervals are not meaningful.")
     return [warning for warning in warnings if warning]

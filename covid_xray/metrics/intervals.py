@@ -1,4 +1,4 @@
-"""Confidence intervals of proportions: exact, Wilson, and exact with several images per patient."""
+"""Confidence intervals: exact, Wilson, exact for several images per patient, and bootstrap percentiles."""
 
 from dataclasses import dataclass
 
@@ -14,14 +14,14 @@ FEW_CASES = 30
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its confidence limits; all nan where ``reason`` says why there is none.
+    """A value with its confidence limits. Undefined numbers are nan.
 
     Attributes:
         value: The point estimate.
         low: Lower limit.
         high: Upper limit.
-        method: How the limits were found, in words.
-        reason: Why the value or the limits are not defined; empty if they are.
+        method: Name of the method that computes the limits.
+        reason: Why the value or the limits are undefined; empty if they are defined.
     """
 
     value: float
@@ -31,7 +31,7 @@ class Interval:
     reason: str = ""
 
     def text(self, percent: bool = False, digits: int | None = None) -> str:
-        """The value with its limits, for people: ``0.91 (0.88 to 0.93)`` or ``91.0 % (88.0 to 93.0 %)``."""
+        """Format the value with its limits: ``0.91 (0.88 to 0.93)`` or ``91.0 % (88.0 to 93.0 %)``."""
         if np.isnan(self.value):
             return f"not defined: {self.reason}" if self.reason else "not defined"
         factor, unit = (100.0, " %") if percent else (1.0, "")
@@ -46,14 +46,14 @@ def exact_interval(successes: float, trials: float, level: float = LEVEL) -> Int
     """Clopper-Pearson interval of a proportion.
 
     Args:
-        successes: Number of successes, from 0 to ``trials``; need not be whole (effective sample sizes are not).
-        trials: Number of independent trials; with 0 the interval is nan.
+        successes: Number of successes, from 0 to ``trials``. It can be fractional, as effective sample sizes are.
+        trials: Number of independent trials. If it is 0, the interval is nan.
         level: Confidence level, between 0 and 1.
 
     Raises:
         UserError: If the numbers are out of range.
 
-    Source: Clopper and Pearson 1934, by quantiles of the beta distribution.
+    Source: Clopper and Pearson 1934, computed from quantiles of the beta distribution.
     """
     _check(successes, trials, level)
     method = "exact (Clopper-Pearson)"
@@ -66,7 +66,7 @@ def exact_interval(successes: float, trials: float, level: float = LEVEL) -> Int
 
 
 def wilson_interval(successes: float, trials: float, level: float = LEVEL) -> Interval:
-    """Wilson score interval of a proportion, without continuity correction; arguments as for `exact_interval`.
+    """Wilson score interval of a proportion, without continuity correction. Arguments: see `exact_interval`.
 
     Raises:
         UserError: If the numbers are out of range.
@@ -80,18 +80,19 @@ def wilson_interval(successes: float, trials: float, level: float = LEVEL) -> In
     share = successes / trials
     centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    # At 0 and 1 the limits are the share itself, but for rounding.
+    # At shares of 0 and 1 one limit equals the share; the clip removes the rounding error.
     low, high = np.clip([centre - half, centre + half], [0.0, share], [share, 1.0])
     return Interval(share, float(low), float(high), "Wilson")
 
 
 def clustered_exact_interval(hits: npt.ArrayLike, patients: npt.ArrayLike, level: float = LEVEL) -> Interval:
-    """Exact interval of a proportion of images when patients have several images each.
+    """Exact interval of a proportion of images if patients have several images each.
 
-    Images of one patient resemble each other, so they count as fewer than they are: the interval is Clopper-Pearson's
-    with n / D images, where D is the variance of the proportion between patients over that of independent images, at
-    least 1, widened by Student's t for few patients. Where all images agree, D cannot be estimated, and each patient
-    counts as if its images were one. With one image per patient it is exactly `exact_interval`.
+    Images of one patient are correlated, so the effective number of images is smaller than n. The interval is the
+    Clopper-Pearson interval for n / D images. D is the variance of the proportion between patients, divided by the
+    variance for independent images; it is at least 1. Student's t widens the interval if there are few patients. If
+    all images agree, D cannot be estimated, and all images of one patient count as one image. With one image per
+    patient, the result equals `exact_interval`.
 
     Args:
         hits: Whether each image is a success (n,).
@@ -104,25 +105,27 @@ def clustered_exact_interval(hits: npt.ArrayLike, patients: npt.ArrayLike, level
     Source: Korn and Graubard 1998, with the linearised variance of a ratio.
     """
     values = np.asarray(hits, dtype=np.float64)
-    owner = np.asarray(patients)
-    if values.ndim != 1 or values.shape != owner.shape:
-        raise UserError(f"hits and patients must be rows of one length, not {values.shape} and {owner.shape}")
+    patient_ids = np.asarray(patients)
+    if values.ndim != 1 or values.shape != patient_ids.shape:
+        raise UserError(
+            f"hits and patients must be 1-D and of equal length, not {values.shape} and {patient_ids.shape}"
+        )
     n = len(values)
-    index = np.unique(owner, return_inverse=True)[1].reshape(-1)
-    sizes = np.bincount(index)
+    patient_index = np.unique(patient_ids, return_inverse=True)[1].reshape(-1)
+    sizes = np.bincount(patient_index)
     if n == 0 or len(sizes) == n:
         return exact_interval(float(values.sum()), n, level)
     share = float(values.mean())
     method = "exact (Clopper-Pearson), effective number of images given the patients"
-    people = len(sizes)
-    # Kish: what is left if all images of a patient agree; nothing can be worse.
+    n_patients = len(sizes)
+    # Kish's effective sample size if all images of a patient agree: the lower bound.
     effective = n**2 / float((sizes**2).sum())
-    gaps = np.bincount(index, weights=values) - share * sizes
-    if people > 1 and 0 < share < 1:
-        between = people / (people - 1) * float((gaps**2).sum()) / n**2
+    gaps = np.bincount(patient_index, weights=values) - share * sizes
+    if n_patients > 1 and 0 < share < 1:
+        between = n_patients / (n_patients - 1) * float((gaps**2).sum()) / n**2
         inflation = max(1.0, between / (share * (1 - share) / n))
         tail = (1 + level) / 2
-        few = (float(stats.t.ppf(tail, n - 1)) / float(stats.t.ppf(tail, people - 1))) ** 2
+        few = (float(stats.t.ppf(tail, n - 1)) / float(stats.t.ppf(tail, n_patients - 1))) ** 2
         effective = max(effective, few * n / inflation)
     inner = exact_interval(share * effective, effective, level)
     return Interval(share, inner.low, inner.high, method)
@@ -135,13 +138,14 @@ def percentile_interval(
 
     Args:
         value: The point estimate.
-        resampled: Its value in every resample; nan where it is not defined.
+        resampled: Value in each resample; nan if it is undefined.
         level: Confidence level, between 0 and 1.
-        centred: Move the resamples' mean onto the value, and limits below 0 to 0. For calibration errors: a
-            resample has ties that the sample has not, which makes them larger, so that plain limits may miss the value.
+        centred: Shift the limits so that the mean of the resamples equals the value, and clip them at 0. Use it for
+            calibration errors: duplicates in a resample increase them, so limits without the shift can exclude the
+            value.
 
     Returns:
-        The interval; without limits, and saying so, where less than nine tenths of the resamples define the value.
+        The interval. The limits are nan, with a reason, if fewer than 9 of 10 resamples define the value.
 
     Source: Efron 1979.
     """
@@ -159,39 +163,27 @@ def percentile_interval(
     return Interval(value, float(low), float(high), method)
 
 
-def fisher_exact_p(successes_a: int, trials_a: int, successes_b: int, trials_b: int) -> float:
-    """Two-sided p-value of Fisher's exact test that two independent proportions are equal.
+def few_cases_warning(name: str, cases: int, patients: int | None = None) -> str:
+    """Warning for a class with fewer than `FEW_CASES` cases; empty for other classes.
 
-    Raises:
-        UserError: If the numbers are out of range.
-    """
-    _check(successes_a, trials_a, LEVEL)
-    _check(successes_b, trials_b, LEVEL)
-    table = [[successes_a, trials_a - successes_a], [successes_b, trials_b - successes_b]]
-    return float(stats.fisher_exact(table).pvalue)
-
-
-def few_cases_warning(name: str, cases: int, patients: int | None = None, few: int = FEW_CASES) -> str:
-    """Words to stand beside a class with fewer than ``few`` cases; empty for the others.
-
-    Cases are patients where they are known: 40 images of 5 patients are few.
+    If the number of patients is known and smaller than the number of images, each patient is one case.
     """
     count, unit = (cases, "image") if patients is None or patients >= cases else (patients, "patient")
-    if count >= few:
+    if count >= FEW_CASES:
         return ""
     if cases == 0:
-        return f"{name}: no test case at all; nothing can be said about this class."
-    best = exact_interval(count, count)
+        return f"{name}: no test case at all; this class cannot be evaluated."
+    perfect = exact_interval(count, count)
     plural = "" if count == 1 else "s"
     of = f" ({cases} images)" if unit == "patient" else ""
     return (
-        f"{name}: only {count} {unit}{plural}{of}, fewer than {few}: even a perfect score would mean no more than "
-        f"{100 * best.low:.0f} to 100 %. Do not draw conclusions from this class."
+        f"{name}: only {count} {unit}{plural}{of}, fewer than {FEW_CASES}: even a perfect score has an interval of "
+        f"{100 * perfect.low:.0f} to 100 %. Do not draw conclusions from this class."
     )
 
 
 def _check(successes: float, trials: float, level: float) -> None:
     if not 0 <= successes <= trials:
-        raise UserError(f"successes must lie from 0 to the number of trials ({trials}), not {successes}")
+        raise UserError(f"successes must be between 0 and the number of trials ({trials}), not {successes}")
     if not 0 < level < 1:
-        raise UserError(f"the confidence level must lie between 0 and 1, not {level}")
+        raise UserError(f"the confidence level must be between 0 and 1, not {level}")

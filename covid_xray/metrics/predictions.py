@@ -1,4 +1,4 @@
-"""What a model said about every image of a test set: the one table that all figures of merit start from."""
+"""Predictions of a model for a set of images: the input of all metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ PREFIX = "p_"
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Labels and probabilities of n images, checked.
+    """Validated labels and probabilities of n images.
 
     Attributes:
-        labels: True class of every image (n,), from 0 to c - 1. A class may have no image.
-        probabilities: Probability of every class (n, c), rows summing to 1.
-        class_names: The c names, at least two.
-        images: Key of every image (n,), unique: its path.
-        patients: Patient of every image (n,); intervals resample patients.
+        labels: True class of each image (n,), from 0 to c - 1. A class can have no image.
+        probabilities: Probability of each class (n, c); each row sums to 1.
+        class_names: The c class names, at least two.
+        images: Unique key of each image (n,), its path.
+        patients: Patient id of each image (n,); the bootstrap resamples patients.
     """
 
     labels: IntArray
@@ -42,22 +42,22 @@ class Predictions:
         images: Sequence[str] | None = None,
         patients: Sequence[str] | None = None,
     ) -> "Predictions":
-        """Make predictions from anything like arrays; without patients, every image is its own patient.
+        """Create predictions from array-likes. Without ``patients``, each image counts as one patient.
 
         Raises:
-            UserError: If lengths disagree, a label is out of range, probabilities are no probabilities or an image is
-                listed twice.
+            UserError: If lengths differ, a label is out of range, a row is not a probability distribution, or an image
+                occurs twice.
         """
         truth = np.asarray(labels)
         if truth.ndim != 1 or (truth.size and not np.issubdtype(truth.dtype, np.integer)):
-            raise UserError(f"labels must be whole numbers in one row, not shape {truth.shape} of {truth.dtype}")
+            raise UserError(f"labels must be a 1-D array of whole numbers, not shape {truth.shape} of {truth.dtype}")
         keys = tuple(f"image {i}" for i in range(len(truth))) if images is None else tuple(map(str, images))
-        people = keys if patients is None else tuple(map(str, patients))
+        patient_ids = keys if patients is None else tuple(map(str, patients))
         values = np.asarray(probabilities, dtype=np.float64)
-        return cls(truth.astype(np.int64), values, tuple(class_names), keys, people)
+        return cls(truth.astype(np.int64), values, tuple(class_names), keys, patient_ids)
 
     def __post_init__(self) -> None:
-        """Check every value."""
+        """Validate all fields."""
         n, c = len(self.labels), len(self.class_names)
         if n == 0:
             raise UserError("there are no predictions: the data set is empty")
@@ -69,45 +69,44 @@ class Predictions:
             )
         if len(self.images) != n or len(self.patients) != n:
             raise UserError(
-                f"{n} labels, {len(self.images)} images and {len(self.patients)} patients do not fit together"
+                f"labels, images and patients must have the same length, not {n}, {len(self.images)} and "
+                f"{len(self.patients)}"
             )
         if len(set(self.images)) != n:
-            twice = next(
-                name for name, count in zip(*np.unique(self.images, return_counts=True), strict=True) if count > 1
-            )
-            raise UserError(f"image {twice} has more than one prediction")
+            images, counts = np.unique(self.images, return_counts=True)
+            raise UserError(f"image {images[counts > 1][0]} has more than one prediction")
         if self.labels.min() < 0 or self.labels.max() >= c:
             raise UserError(
-                f"labels run from {self.labels.min()} to {self.labels.max()}; {c} classes allow 0 to {c - 1}"
+                f"labels range from {self.labels.min()} to {self.labels.max()}; {c} classes need 0 to {c - 1}"
             )
         bad = ~np.isfinite(self.probabilities).all(axis=1) | (self.probabilities < -1e-6).any(axis=1)
         bad |= ~(np.abs(self.probabilities.sum(axis=1) - 1) < 1e-3)
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             raise UserError(
-                f"{int(bad.sum())} of {n} rows are no probabilities, first {self.images[row]}: "
+                f"{int(bad.sum())} of {n} rows are not probabilities that sum to 1, first {self.images[row]}: "
                 f"{self.probabilities[row].tolist()}"
             )
 
     @property
     def predicted(self) -> IntArray:
-        """Most probable class of every image (n,); the first of equals."""
+        """Most probable class of each image (n,); the first one if several are equal."""
         best: IntArray = np.argmax(self.probabilities, axis=1).astype(np.int64)
         return best
 
     @property
     def patient_index(self) -> IntArray:
-        """Number of every image's patient (n,), from 0."""
+        """Index of each image's patient (n,), from 0 to ``n_patients`` - 1."""
         index: IntArray = np.unique(self.patients, return_inverse=True)[1].astype(np.int64).reshape(-1)
         return index
 
     @property
     def n_patients(self) -> int:
-        """How many patients there are."""
+        """Number of patients."""
         return len(set(self.patients))
 
     def select(self, rows: npt.ArrayLike) -> "Predictions":
-        """The predictions at these row numbers, in this order."""
+        """Predictions of the given rows, in the given order."""
         chosen = np.asarray(rows, dtype=np.int64)
         return Predictions(
             self.labels[chosen],
@@ -118,16 +117,16 @@ class Predictions:
         )
 
     def with_probabilities(self, probabilities: npt.ArrayLike) -> "Predictions":
-        """The same images with other probabilities (n, c), as after calibration."""
+        """The same images with new probabilities (n, c), for example after calibration."""
         values = np.asarray(probabilities, dtype=np.float64)
         return Predictions(self.labels, values, self.class_names, self.images, self.patients)
 
 
 def pool_predictions(parts: Sequence[Predictions]) -> Predictions:
-    """Predictions of several disjoint test sets, as of the folds of a cross-validation, as one.
+    """Join the predictions of disjoint test sets, such as the folds of a cross-validation.
 
     Raises:
-        UserError: If there are none, the classes differ, or an image occurs in two parts.
+        UserError: If ``parts`` is empty, the classes differ, or an image occurs in two parts.
     """
     if not parts:
         raise UserError("there are no predictions to pool")
@@ -143,22 +142,22 @@ def pool_predictions(parts: Sequence[Predictions]) -> Predictions:
 
 
 def write_predictions(predictions: Predictions, file: str | Path) -> None:
-    """Write a CSV with path, patient, label, a column ``p_<class>`` per class, and prediction."""
+    """Write a CSV file with the columns path, patient, label, ``p_<class>`` for each class, and prediction."""
     names = np.array(predictions.class_names)
     table = pd.DataFrame({"path": predictions.images, "patient": predictions.patients})
     table["label"] = names[predictions.labels]
     for index, name in enumerate(predictions.class_names):
         table[PREFIX + name] = predictions.probabilities[:, index]
     table["prediction"] = names[predictions.predicted]
-    # 17 digits give the same float64 back, so that what is recomputed from the file equals what was reported.
+    # 17 digits restore the same float64, so metrics computed from the file equal the reported ones.
     table.to_csv(file, index=False, float_format="%.17g")
 
 
 def read_predictions(file: str | Path) -> Predictions:
-    """Read what `write_predictions` wrote.
+    """Read a CSV file of `write_predictions`.
 
     Raises:
-        UserError: Naming the file, if it is missing or is no table of predictions.
+        UserError: If the file is missing or is not a table of predictions.
     """
     try:
         table = pd.read_csv(file, dtype={"path": str, "patient": str, "label": str}, keep_default_na=False)
@@ -166,7 +165,7 @@ def read_predictions(file: str | Path) -> Predictions:
         raise UserError(f"{file} cannot be read as predictions: {error}") from None
     names = [column.removeprefix(PREFIX) for column in table.columns if column.startswith(PREFIX)]
     if missing := {"path", "patient", "label"} - set(table.columns):
-        raise UserError(f"{file} has no column {sorted(missing)[0]}; it is no table of predictions")
+        raise UserError(f"{file} has no column {sorted(missing)[0]}; it is not a table of predictions")
     if unknown := set(table["label"]) - set(names):
         raise UserError(f"{file}: label {sorted(unknown)[0]!r} has no column {PREFIX}{sorted(unknown)[0]}")
     try:

@@ -1,7 +1,7 @@
-"""Figures of merit of one set of predictions, every one by name.
+"""Metrics of one set of predictions, by name.
 
-Names are flat: ``accuracy``, and ``sensitivity/<class>`` for what belongs to a class. Everything that follows from the
-confusion matrix works on a stack of matrices too, so that the bootstrap computes the very same quantities.
+Names are flat: ``accuracy`` for an overall metric, ``sensitivity/<class>`` for a metric of one class. All functions of
+the confusion matrix also accept a stack of matrices, so the bootstrap uses the same code.
 """
 
 from collections.abc import Mapping
@@ -57,12 +57,12 @@ PROPORTIONS = ("sensitivity", "specificity", "ppv", "npv")
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """All figures of merit of one set of predictions.
+    """All metrics of one set of predictions.
 
     Attributes:
-        confusion: Counts (c, c); rows are the true, columns the predicted classes.
-        values: Value by name; nan where it is not defined.
-        reasons: Why, for every name whose value is nan.
+        confusion: Counts (c, c); rows are true classes, columns are predicted classes.
+        values: Value by name; nan if it is undefined.
+        reasons: Why the value is undefined, for each name whose value is nan.
     """
 
     confusion: IntArray
@@ -71,14 +71,14 @@ class Scores:
 
 
 def score(predictions: Predictions, bins: int = BINS) -> Scores:
-    """Compute every figure of merit.
+    """Compute all metrics.
 
-    Macro averages are taken over the classes that have test images, as scikit-learn's balanced accuracy does; a class
-    without images makes its own figures undefined, with the reason, and leaves the others as they are.
+    Macro averages include only classes that have test images, as in scikit-learn's balanced accuracy. If a class has
+    no image, its own metrics are undefined, with a reason; the metrics of the other classes do not change.
 
     Args:
-        predictions: What the model said.
-        bins: Bins of the calibration errors, at least 1.
+        predictions: Predictions of the model.
+        bins: Number of bins of the calibration errors, at least 1.
 
     Source: scikit-learn for ROC and precision-recall areas; Gorodkin 2004 (multi-class MCC), Cohen 1960 (kappa).
     """
@@ -87,8 +87,8 @@ def score(predictions: Predictions, bins: int = BINS) -> Scores:
     by_class = class_scores(confusion) | class_areas(labels, probabilities)
     by_class["calibration_error"] = class_calibration_errors(labels, probabilities, bins)
     overall = overall_scores(confusion)
-    overall["macro_auroc"] = _mean(by_class["auroc"])
-    overall["macro_average_precision"] = _mean(by_class["average_precision"])
+    overall["macro_auroc"] = nan_mean(by_class["auroc"])
+    overall["macro_average_precision"] = nan_mean(by_class["average_precision"])
     overall["nll"] = np.array(nll(labels, probabilities))
     overall["brier"] = np.array(brier(labels, probabilities))
     overall["ece"] = np.array(ece(labels, probabilities, bins))
@@ -100,31 +100,32 @@ def score(predictions: Predictions, bins: int = BINS) -> Scores:
 
 
 def confusion_matrix(labels: IntArray, predicted: IntArray, n_classes: int) -> IntArray:
-    """Counts (c, c): row is the true, column the predicted class."""
+    """Counts (c, c); rows are true classes, columns are predicted classes."""
     cells: IntArray = np.bincount(labels * n_classes + predicted, minlength=n_classes**2).astype(np.int64)
     return cells.reshape(n_classes, n_classes)
 
 
 def class_scores(confusion: IntArray | FloatArray) -> dict[str, FloatArray]:
-    """Sensitivity, specificity, PPV, NPV and F1 of every class against all others.
+    """Sensitivity, specificity, PPV, NPV and F1 of each class against all others.
 
     Args:
-        confusion: Counts (..., c, c), rows true.
+        confusion: Counts (..., c, c); rows are true classes.
 
     Returns:
-        Arrays (..., c); nan where a denominator is 0, that is where a class has no image (sensitivity, F1), is never
-        predicted (PPV), is the only one (specificity) or is always predicted (NPV).
+        Arrays (..., c); nan if the denominator is 0. Sensitivity and F1 are undefined for a class without images, PPV
+        for a class that is never predicted, specificity if all images are of the class, and NPV if the class is always
+        predicted.
     """
     counts = np.asarray(confusion, dtype=np.float64)
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
-    true, said, total = counts.sum(axis=-1), counts.sum(axis=-2), counts.sum(axis=(-2, -1))[..., None]
-    rejected = total - true - said + hits
+    true, predicted, total = counts.sum(axis=-1), counts.sum(axis=-2), counts.sum(axis=(-2, -1))[..., None]
+    true_negatives = total - true - predicted + hits
     return {
         "sensitivity": _ratio(hits, true),
-        "specificity": _ratio(rejected, total - true),
-        "ppv": _ratio(hits, said),
-        "npv": _ratio(rejected, total - said),
-        "f1": np.where(true > 0, _ratio(2 * hits, true + said), np.nan),
+        "specificity": _ratio(true_negatives, total - true),
+        "ppv": _ratio(hits, predicted),
+        "npv": _ratio(true_negatives, total - predicted),
+        "f1": np.where(true > 0, _ratio(2 * hits, true + predicted), np.nan),
     }
 
 
@@ -132,71 +133,70 @@ def overall_scores(confusion: IntArray | FloatArray) -> dict[str, FloatArray]:
     """Accuracy, no-information rate, balanced accuracy, macro and weighted F1, MCC and Cohen's kappa.
 
     Args:
-        confusion: Counts (..., c, c), rows true.
+        confusion: Counts (..., c, c); rows are true classes.
 
     Returns:
-        Arrays (...). Accuracy, no-information rate (share of the largest class), balanced accuracy and F1 lie in
-        [0, 1], MCC and kappa in [-1, 1]. MCC is 0 where all labels or all predictions are one class, as in
-        scikit-learn; kappa is nan where both are the same one class.
+        Arrays (...). Accuracy, no-information rate (share of the largest class), balanced accuracy and F1 are in
+        [0, 1], MCC and kappa in [-1, 1]. MCC is 0 if all labels or all predictions are one class, as in scikit-learn.
+        Kappa is nan if all labels and all predictions are the same class.
     """
     counts = np.asarray(confusion, dtype=np.float64)
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
-    true, said, total = counts.sum(axis=-1), counts.sum(axis=-2), counts.sum(axis=(-2, -1))
+    true, predicted, total = counts.sum(axis=-1), counts.sum(axis=-2), counts.sum(axis=(-2, -1))
     by_class = class_scores(counts)
-    right, chance = hits.sum(axis=-1), (true * said).sum(axis=-1)
-    spread = np.sqrt((total**2 - (said**2).sum(axis=-1)) * (total**2 - (true**2).sum(axis=-1)))
+    correct, chance = hits.sum(axis=-1), (true * predicted).sum(axis=-1)
+    spread = np.sqrt((total**2 - (predicted**2).sum(axis=-1)) * (total**2 - (true**2).sum(axis=-1)))
     return {
-        "accuracy": _ratio(right, total),
+        "accuracy": _ratio(correct, total),
         "no_information_rate": _ratio(true.max(axis=-1), total),
-        "balanced_accuracy": _mean(by_class["sensitivity"]),
-        "macro_f1": _mean(by_class["f1"]),
+        "balanced_accuracy": nan_mean(by_class["sensitivity"]),
+        "macro_f1": nan_mean(by_class["f1"]),
         "weighted_f1": _ratio(np.nansum(by_class["f1"] * true, axis=-1), total),
-        "mcc": np.where(spread > 0, _ratio(right * total - chance, spread), 0.0),
-        "kappa": _ratio(right * total - chance, total**2 - chance),
+        "mcc": np.where(spread > 0, _ratio(correct * total - chance, spread), 0.0),
+        "kappa": _ratio(correct * total - chance, total**2 - chance),
     }
 
 
 def class_areas(labels: IntArray, probabilities: FloatArray) -> dict[str, FloatArray]:
-    """Area under the ROC curve and average precision of every class against all others (c,).
+    """Area under the ROC curve and average precision of each class against all others.
 
     Returns:
-        Arrays (c,) in [0, 1]; nan for a class without images, the AUROC also for a class without other images.
+        Arrays (c,) in [0, 1]; nan for a class without images. The AUROC is also nan if all images are of the class.
     """
     n, c = probabilities.shape
     auroc, precision = np.full(c, np.nan), np.full(c, np.nan)
     for k in range(c):
-        own = labels == k
-        if own.any():
-            precision[k] = average_precision_score(own, probabilities[:, k])
-            if own.sum() < n:
-                auroc[k] = roc_auc_score(own, probabilities[:, k])
+        is_target = labels == k
+        if is_target.any():
+            precision[k] = average_precision_score(is_target, probabilities[:, k])
+            if is_target.sum() < n:
+                auroc[k] = roc_auc_score(is_target, probabilities[:, k])
     return {"auroc": auroc, "average_precision": precision}
 
 
-def _ratio(top: FloatArray, bottom: FloatArray) -> FloatArray:
-    """Quotient that is nan where the denominator is 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(bottom > 0, top / bottom, np.nan)
-
-
-def _mean(values: FloatArray) -> FloatArray:
-    """Mean over the last axis of what is defined; nan where nothing is."""
+def nan_mean(values: FloatArray) -> FloatArray:
+    """Mean over the last axis without nan values; nan if all values are nan. Unlike `np.nanmean`, it never warns."""
     defined = ~np.isnan(values)
     return _ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1).astype(np.float64))
 
 
+def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    """Quotient; nan if the denominator is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(denominator > 0, numerator / denominator, np.nan)
+
+
 def _reasons(values: Mapping[str, float], confusion: IntArray, class_names: tuple[str, ...]) -> dict[str, str]:
     true = dict(zip(class_names, confusion.sum(axis=1).tolist(), strict=True))
-    total = int(confusion.sum())
     reasons = {}
     for name in (name for name, value in values.items() if np.isnan(value)):
-        metric, _, own = name.partition("/")
-        if not own:
+        metric, _, target = name.partition("/")
+        if not target:
             reasons[name] = "all labels and predictions are one class"
-        elif true[own] == 0 and metric not in ("ppv", "npv"):
-            reasons[name] = f"no test image is {own}"
-        elif true[own] == total and metric != "npv":
-            reasons[name] = f"every test image is {own}"
+        elif metric == "ppv":
+            reasons[name] = f"no image is predicted as {target}"
+        elif metric == "npv":
+            reasons[name] = f"every image is predicted as {target}"
         else:
-            reasons[name] = f"no image is predicted as {own if metric == 'ppv' else f'anything but {own}'}"
+            reasons[name] = f"{'every' if true[target] else 'no'} test image is {target}"
     return reasons

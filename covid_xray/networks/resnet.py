@@ -1,44 +1,20 @@
-"""The article's network: a torchvision ResNet body and fastai's head, in three named layer groups."""
+"""The article's network: a torchvision ResNet body and fastai's head, in three layer groups."""
 
 from collections import OrderedDict
-from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 from torchvision import models
 
 from covid_xray.errors import UserError
+from covid_xray.networks.heads import fastai_head
+from covid_xray.networks.layer_groups import LayerGroups
 from covid_xray.networks.weights import load_body_weights
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
-@runtime_checkable
-class LayeredNetwork(Protocol):
-    """What the training needs of a network: logits from images, and layer groups from the image to the head."""
-
-    def layer_groups(self) -> dict[str, list[nn.Module]]:
-        """Modules of every group, by name, in the order of the forward pass; together they hold every parameter."""
-        ...
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits (batch, classes) of normalised images (batch, 3, height, width)."""
-        ...
-
-
-class ConcatPool(nn.Module):
-    """Global maximum and average, side by side: (batch, c, h, w) to (batch, 2c).
-
-    Source: fastai's AdaptiveConcatPool2d.
-    """
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Pool a feature map."""
-        return torch.cat([features.amax(dim=(2, 3)), features.mean(dim=(2, 3))], dim=1)
-
-
 class TransferResNet(nn.Module):
-    """ResNet body up to the average pool, with the head that fastai puts on it.
+    """ResNet body up to the average pool, with fastai's head.
 
     The body keeps torchvision's parameter names. Layer groups, as fastai 1 cuts a ResNet: ``early`` (stem, layer1,
     layer2), ``late`` (layer3, layer4) and ``head``.
@@ -46,19 +22,17 @@ class TransferResNet(nn.Module):
     Args:
         num_classes: Number of logits.
         architecture: One of ``resnet18``, ``resnet34``, ``resnet50``, ``resnet101``, ``resnet152``.
-        weights: A torchvision weights name (``IMAGENET1K_V2``), a local file, or None for random weights.
         hidden: Width of the head's hidden layer.
         dropout: Dropout before the hidden and before the last linear layer.
 
     Raises:
-        UserError: If a setting is out of range or the weights cannot be had.
+        UserError: If a setting is out of range.
     """
 
     def __init__(
         self,
         num_classes: int,
         architecture: str = "resnet50",
-        weights: str | None = None,
         hidden: int = 512,
         dropout: tuple[float, float] = (0.25, 0.5),
     ) -> None:
@@ -66,12 +40,11 @@ class TransferResNet(nn.Module):
         _check(architecture, hidden, dropout)
         resnet = models.get_model(architecture, weights=None)
         names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+        self.architecture = architecture
         self.body = nn.Sequential(OrderedDict((name, getattr(resnet, name)) for name in names))
-        self.head = _head(2 * resnet.fc.in_features, num_classes, hidden, dropout)
-        if weights is not None:
-            load_body_weights(self.body, architecture, weights)
+        self.head = fastai_head(resnet.fc.in_features, num_classes, hidden, dropout)
 
-    def layer_groups(self) -> dict[str, list[nn.Module]]:
+    def layer_groups(self) -> LayerGroups:
         """Modules by group name, from the image to the head."""
         part = self.body.get_submodule
         return {
@@ -80,28 +53,19 @@ class TransferResNet(nn.Module):
             "head": [self.head],
         }
 
+    def load_weights(self, weights: str) -> None:
+        """Load pretrained weights into the body; see `covid_xray.networks.weights.load_body_weights`."""
+        load_body_weights(self.body, self.architecture, weights)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Last feature map (batch, c, h / 32, w / 32) of normalised images (batch, 3, h, w)."""
+        features: Tensor = self.body(images)
+        return features
+
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (batch, classes) of normalised images (batch, 3, height, width)."""
-        logits: Tensor = self.head(self.body(images))
+        """Logits (batch, classes) of normalised images (batch, 3, h, w)."""
+        logits: Tensor = self.head(self.features(images))
         return logits
-
-
-def _head(in_features: int, num_classes: int, hidden: int, dropout: tuple[float, float]) -> nn.Sequential:
-    head = nn.Sequential(
-        ConcatPool(),
-        nn.BatchNorm1d(in_features),
-        nn.Dropout(dropout[0]),
-        nn.Linear(in_features, hidden),
-        nn.ReLU(inplace=True),
-        nn.BatchNorm1d(hidden),
-        nn.Dropout(dropout[1]),
-        nn.Linear(hidden, num_classes),
-    )
-    for layer in head:
-        if isinstance(layer, nn.Linear):
-            nn.init.kaiming_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
-    return head
 
 
 def _check(architecture: str, hidden: int, dropout: tuple[float, float]) -> None:

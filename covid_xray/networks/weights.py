@@ -1,4 +1,4 @@
-"""Pretrained body weights: from torchvision's names, or from a local file. Nothing is ever unpickled as code."""
+"""Pretrained weights by torchvision's name or from a local file. Files are read as tensors only, never as code."""
 
 import pickle
 from pathlib import Path
@@ -11,26 +11,47 @@ from torchvision import models
 from covid_xray.errors import UserError
 
 
+def load_weights(network: nn.Module, weights: str) -> None:
+    """Load pretrained weights into a network, in place.
+
+    Args:
+        network: A network with a method ``load_weights``.
+        weights: What the network accepts, such as a weights name or a file. ``DEFAULT`` is the network's best known
+            weights, and changes nothing in a network that has none.
+
+    Raises:
+        UserError: If the network has no pretrained weights, or they cannot be loaded.
+    """
+    load = getattr(network, "load_weights", None)
+    if callable(load):
+        load(weights)
+    elif weights != "DEFAULT":
+        raise UserError(f"weights={weights}: {type(network).__name__} has no load_weights(); use weights=null")
+
+
 def load_body_weights(body: nn.Module, architecture: str, weights: str) -> None:
     """Load weights into the body of a ResNet, in place.
 
     Args:
         body: Module with torchvision's parameter names, without ``fc``.
         architecture: Torchvision's name of the network, such as ``resnet50``.
-        weights: A torchvision weights name such as ``IMAGENET1K_V2``, or the path of a state dict (.pt, .pth or
-            .safetensors; with or without ``fc``).
+        weights: A torchvision weights name such as ``IMAGENET1K_V2`` or ``DEFAULT``, or the path of a state dict (.pt,
+            .pth or .safetensors; with or without ``fc``).
 
     Raises:
         UserError: If the name or file is unknown, cannot be fetched or read, or does not fit the network.
     """
-    names = {entry.name for entry in models.get_model_weights(architecture)}
+    entries = models.get_model_weights(architecture)
+    names = {entry.name for entry in entries}
+    if weights == "DEFAULT":
+        weights = entries.DEFAULT.name
     if weights in names:
         state, origin = _fetch(architecture, weights), weights
     elif Path(weights).suffix in (".pt", ".pth", ".safetensors"):
         state, origin = read_state_dict(Path(weights)), weights
     else:
         raise UserError(
-            f"model.weights={weights!r} is neither a file (.pt, .pth, .safetensors) nor one of torchvision's weights "
+            f"weights={weights!r} is neither a file (.pt, .pth, .safetensors) nor one of torchvision's weights "
             f"for {architecture} ({', '.join(sorted(names))}); use null for random weights"
         )
     _load(body, state, architecture, origin)
@@ -72,7 +93,7 @@ def _fetch(architecture: str, name: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(
             f"cannot fetch the weights {name} of {architecture} ({_first_line(error)}); with a network, download {url} "
-            f"to {target}, or set model.weights=FILE to a local state dict, or model.weights=null for random weights"
+            f"to {target}, or set weights=FILE to a local state dict, or weights=null for random weights"
         ) from None
     return state
 

@@ -1,1 +1,1 @@
-"""Matplotlib figures of results and images. Each function returns a figure and changes no global state."""
+"""Matplotlib figures of results and images. Each function returns a figure and does not change global state."""

@@ -1,6 +1,6 @@
-"""Figures of one evaluation, as matplotlib Figures without global state: matrices, curves, calibration, bars.
+"""Figures of one evaluation: confusion matrix, ROC and precision-recall curves, reliability diagram, bars.
 
-Colours are Okabe and Ito's, which all kinds of colour vision tell apart; lines differ in dash as well.
+The colours are Okabe and Ito's palette, which is safe for colour-blind readers. Lines also differ in their dashes.
 """
 
 import io
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from sklearn.metrics import precision_recall_curve, roc_curve
@@ -27,14 +26,14 @@ BAR_METRICS = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv"
 
 
 def confusion_matrix_figure(counts: npt.ArrayLike, class_names: Sequence[str]) -> Figure:
-    """Confusion matrix: each cell with its count and its share of the row, shaded by the share.
+    """Confusion matrix. Each cell shows its count and its share of the row; the share sets the shade.
 
     Args:
-        counts: Whole numbers (c, c); rows are the true, columns the predicted classes.
-        class_names: The c names.
+        counts: Whole numbers (c, c); rows are true classes, columns are predicted classes.
+        class_names: The c class names.
 
     Raises:
-        UserError: If the counts do not fit the names.
+        UserError: If the shape of ``counts`` does not match ``class_names``.
     """
     cells, c = np.asarray(counts, dtype=np.int64), len(class_names)
     if cells.shape != (c, c):
@@ -43,76 +42,75 @@ def confusion_matrix_figure(counts: npt.ArrayLike, class_names: Sequence[str]) -
     shares = cells / np.maximum(totals, 1)
     size = max(4.4, 1.35 * c + 1.8)
     figure, axis = _figure(size, 0.86 * size)
-    picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    small = 11 if c <= 6 else 7
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    fontsize = 11 if c <= 6 else 7
     for (row, column), count in np.ndenumerate(cells):
         share = f"{100 * shares[row, column]:.1f} %" if totals[row, 0] else "no cases"
         colour = "white" if shares[row, column] > 0.55 else "black"
-        axis.text(column, row - 0.1, f"{count:,}", ha="center", va="center", color=colour, fontsize=1.25 * small)
-        axis.text(column, row + 0.2, share, ha="center", va="center", color=colour, fontsize=0.85 * small)
+        axis.text(column, row - 0.1, f"{count:,}", ha="center", va="center", color=colour, fontsize=1.25 * fontsize)
+        axis.text(column, row + 0.2, share, ha="center", va="center", color=colour, fontsize=0.85 * fontsize)
     axis.set_xticks(range(c), class_names, rotation=0 if c <= 4 else 45, ha="center" if c <= 4 else "right")
     labels = [f"{name}\nn = {total:,}" for name, total in zip(class_names, totals[:, 0], strict=True)]
     axis.set_yticks(range(c), labels)
     axis.set(xlabel="predicted class", ylabel="true class")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    bar = figure.colorbar(picture, ax=axis, shrink=0.8, label="share of the true class")
+    bar = figure.colorbar(image, ax=axis, shrink=0.8, label="share of the true class")
     bar.outline.set_visible(False)
     return figure
 
 
 def roc_figure(predictions: Predictions, intervals: Mapping[str, Interval] | None = None) -> Figure:
-    """ROC curve of every class against all others that has images on both sides.
+    """ROC curve of each class against all others. A class is omitted if it has no image or all images.
 
     Args:
-        predictions: What the model said.
-        intervals: With ``auroc/<class>``, written into the legend.
+        predictions: Predictions of the model.
+        intervals: Intervals by metric name; the legend shows ``auroc/<class>``.
     """
     figure, axis = _figure(5.2, 5.2)
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (2, 3)))
-    axis.text(0.6, 0.575, "guessing", color=GREY, fontsize=9, rotation=45, rotation_mode="anchor", va="top")
+    axis.text(0.6, 0.575, "chance", color=GREY, fontsize=9, rotation=45, rotation_mode="anchor", va="top")
     for k, name in enumerate(predictions.class_names):
-        own = predictions.labels == k
-        if own.any() and not own.all():
-            false_rate, hit_rate, _ = roc_curve(own, predictions.probabilities[:, k])
-            label = _legend(name, int(own.sum()), (intervals or {}).get(f"auroc/{name}"), "AUROC")
-            axis.plot(false_rate, hit_rate, label=label, **_line(k))
+        is_target = predictions.labels == k
+        if is_target.any() and not is_target.all():
+            false_positive_rate, true_positive_rate, _ = roc_curve(is_target, predictions.probabilities[:, k])
+            label = _legend(name, int(is_target.sum()), (intervals or {}).get(f"auroc/{name}"), "AUROC")
+            axis.plot(false_positive_rate, true_positive_rate, label=label, **_line(k))
     _square(axis, "1 - specificity", "sensitivity")
     _legend_below(axis)
     return figure
 
 
 def precision_recall_figure(predictions: Predictions, intervals: Mapping[str, Interval] | None = None) -> Figure:
-    """Precision-recall curve of every class that has images; the thin line is what guessing gives.
+    """Precision-recall curve of each class that has images. Thin lines show the chance level.
 
     Args:
-        predictions: What the model said.
-        intervals: With ``average_precision/<class>``, written into the legend.
+        predictions: Predictions of the model.
+        intervals: Intervals by metric name; the legend shows ``average_precision/<class>``.
     """
     figure, axis = _figure(5.2, 5.2)
     for k, name in enumerate(predictions.class_names):
-        own = predictions.labels == k
-        if own.any():
-            precision, recall, _ = precision_recall_curve(own, predictions.probabilities[:, k])
-            label = _legend(name, int(own.sum()), (intervals or {}).get(f"average_precision/{name}"), "AP")
-            # Steps: between two thresholds precision is not a straight line, and the area is a sum of steps.
+        is_target = predictions.labels == k
+        if is_target.any():
+            precision, recall, _ = precision_recall_curve(is_target, predictions.probabilities[:, k])
+            label = _legend(name, int(is_target.sum()), (intervals or {}).get(f"average_precision/{name}"), "AP")
+            # Steps, because average precision is a sum of steps and does not interpolate between thresholds.
             axis.step(recall, precision, where="post", label=label, **_line(k))
-            axis.axhline(own.mean(), color=COLOURS[k % len(COLOURS)], linewidth=0.7, linestyle=(0, (2, 3)))
+            axis.axhline(is_target.mean(), color=COLOURS[k % len(COLOURS)], linewidth=0.7, linestyle=(0, (2, 3)))
     _square(axis, "sensitivity (recall)", "PPV (precision)")
-    axis.plot([], [], color=GREY, linewidth=0.7, linestyle=(0, (2, 3)), label="guessing")
+    axis.plot([], [], color=GREY, linewidth=0.7, linestyle=(0, (2, 3)), label="chance")
     _legend_below(axis)
     return figure
 
 
 def reliability_figure(curves: Mapping[str, ReliabilityBins], errors: Mapping[str, Interval] | None = None) -> Figure:
-    """Reliability diagram: how often the model is right at each confidence, with the number of images below.
+    """Reliability diagram: accuracy against confidence in the upper panel, number of images in the lower panel.
 
     Args:
         curves: Bins by name, such as ``as trained`` and ``calibrated``.
-        errors: Expected calibration error by the same names, written into the legend.
+        errors: Expected calibration error by the same names; the legend shows it.
     """
     figure = Figure(figsize=(5.4, 7.2), layout="constrained")
-    FigureCanvasAgg(figure)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
     top.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (2, 3)))
     top.text(0.15, 0.165, "perfectly calibrated", color=GREY, fontsize=9, rotation=45, rotation_mode="anchor")
@@ -121,19 +119,19 @@ def reliability_figure(curves: Mapping[str, ReliabilityBins], errors: Mapping[st
         label = name
         if (error := (errors or {}).get(name)) is not None:
             label += f": ECE {error.text()}"
-        # Intervals, so that a bin of three images does not look like one of three hundred.
+        # Intervals show that a bin of 3 images is less certain than a bin of 300.
         hits = np.round(bins.accuracy[filled] * bins.counts[filled])
         limits = [wilson_interval(hit, count) for hit, count in zip(hits, bins.counts[filled], strict=True)]
         line = _line(index) | {"linewidth": 1.2}
         shift = 0.006 * (index - (len(curves) - 1) / 2)
-        place = bins.confidence[filled] + shift
-        top.plot(place, bins.accuracy[filled], label=label, marker="o", markersize=4, **line)
+        x = bins.confidence[filled] + shift
+        top.plot(x, bins.accuracy[filled], label=label, marker="o", markersize=4, **line)
         low, high = ([getattr(limit, end) for limit in limits] for end in ("low", "high"))
-        top.vlines(place, low, high, color=line["color"], alpha=0.45, linewidth=1.2)
+        top.vlines(x, low, high, color=line["color"], alpha=0.45, linewidth=1.2)
         width = (bins.edges[1] - bins.edges[0]) / len(curves)
         bottom.bar(bins.edges[:-1] + (index + 0.5) * width, bins.counts, 0.9 * width, color=line["color"], linewidth=0)
-    _square(top, "", "share that is right, with 95 % interval")
-    # Equal scales would shrink the upper panel alone, and the two would no longer share an axis by eye.
+    _square(top, "", "accuracy with 95 % interval")
+    # An equal aspect would shrink only the upper panel, and the x-axes would not align.
     top.set_aspect("auto")
     figure.legend(*top.get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=9)
     bottom.set(xlabel="probability of the predicted class", ylabel="images", xlim=(0, 1))
@@ -142,11 +140,11 @@ def reliability_figure(curves: Mapping[str, ReliabilityBins], errors: Mapping[st
 
 
 def class_bars_figure(intervals: Mapping[str, Interval], cases: Mapping[str, int]) -> Figure:
-    """Sensitivity, specificity, PPV, NPV and F1 of every class as bars with their intervals.
+    """Bars of sensitivity, specificity, PPV, NPV and F1 of each class, with their intervals.
 
     Args:
-        intervals: By ``<metric>/<class>``.
-        cases: Test images by class, in the order to draw.
+        intervals: Intervals by ``<metric>/<class>``.
+        cases: Number of test images by class, in the order of the plot.
     """
     names = list(cases)
     figure, axis = _figure(max(6.0, 1.6 + 1.9 * len(names)), 4.0)
@@ -154,13 +152,13 @@ def class_bars_figure(intervals: Mapping[str, Interval], cases: Mapping[str, int
     for index, metric in enumerate(BAR_METRICS):
         for k, name in enumerate(names):
             interval = intervals[f"{metric}/{name}"]
-            place = k + (index - (len(BAR_METRICS) - 1) / 2) * width
+            x = k + (index - (len(BAR_METRICS) - 1) / 2) * width
             if np.isnan(interval.value):
-                axis.text(place, 0.02, "n/a", ha="center", fontsize=7, color=GREY, rotation=90)
+                axis.text(x, 0.02, "n/a", ha="center", fontsize=7, color=GREY, rotation=90)
                 continue
-            axis.bar(place, interval.value, 0.9 * width, color=COLOURS[index], alpha=0.75, linewidth=0)
+            axis.bar(x, interval.value, 0.9 * width, color=COLOURS[index], alpha=0.75, linewidth=0)
             if not np.isnan(interval.low):
-                axis.vlines(place, interval.low, interval.high, color="black", linewidth=1.3)
+                axis.vlines(x, interval.low, interval.high, color="black", linewidth=1.3)
     axis.set_xticks(range(len(names)), [f"{name}\nn = {cases[name]:,}" for name in names])
     axis.set(ylim=(0, 1.02), ylabel="value with 95 % interval")
     axis.set_yticks(np.linspace(0, 1, 6))
@@ -173,12 +171,12 @@ def class_bars_figure(intervals: Mapping[str, Interval], cases: Mapping[str, int
 
 
 def figure_png(figure: Figure, dpi: int = 150) -> bytes:
-    """A figure as PNG file content, without date or software name: the same figure gives the same bytes.
+    """Encode a figure as PNG, without date and software name: equal figures give equal bytes.
 
-    The layout is settled by the first call and kept; add nothing to the figure after it.
+    The first call fixes the layout. Do not add artists to the figure after it.
     """
     figure.draw_without_rendering()
-    # Constrained layout starts from the last result, so that every drawing would differ by a hair.
+    # Constrained layout starts from its last result, so repeated drawing would change the image slightly.
     figure.set_layout_engine("none")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
@@ -187,7 +185,6 @@ def figure_png(figure: Figure, dpi: int = 150) -> bytes:
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.subplots()
 
 

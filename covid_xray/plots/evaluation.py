@@ -1,10 +1,9 @@
-"""Figures that set things side by side: two models, masked images, heat maps over X-rays."""
+"""Figures of model comparisons, shortcut tests and saliency maps."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from covid_xray.errors import UserError
@@ -15,30 +14,28 @@ from covid_xray.plots.classification import COLOURS, GREY
 
 
 def comparison_figure(comparison: Comparison, names: Sequence[str] = ()) -> Figure:
-    """Differences of two models with their intervals; whose interval leaves out 0 is in colour.
+    """Differences of two models with their intervals. A difference is in colour if its interval excludes 0.
 
     Args:
-        comparison: From `covid_xray.metrics.comparison.compare`.
-        names: Figures of merit to draw; all that do not belong to a class, by default.
+        comparison: Result of `covid_xray.metrics.comparison.compare`.
+        names: Names of the metrics to draw; by default all metrics that do not belong to a class.
 
     Raises:
         UserError: If a name is unknown.
     """
-    chosen = list(names) or [name for name in OVERALL if name != "no_information_rate"]
-    if unknown := [name for name in chosen if name not in comparison.differences]:
-        raise UserError(f"{unknown[0]!r} was not compared")
-    rows = [(name, comparison.differences[name]) for name in chosen]
+    selected = list(names) or [name for name in OVERALL if name != "no_information_rate"]
+    if unknown := [name for name in selected if name not in comparison.differences]:
+        raise UserError(f"{unknown[0]!r} was not compared; use one of {', '.join(comparison.differences)}")
+    rows = [(name, comparison.differences[name]) for name in selected]
     rows = [(name, interval) for name, interval in rows if not np.isnan(interval.value)]
     figure = Figure(figsize=(8.6, 1.2 + 0.32 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     axis.axvline(0, color=GREY, linewidth=0.9)
-    for place, (_, interval) in enumerate(rows):
-        sure = interval.low > 0 or interval.high < 0
-        colour = COLOURS[0] if sure else GREY
-        axis.hlines(place, interval.low, interval.high, color=colour, linewidth=2)
-        axis.plot(interval.value, place, "o", color=colour, markersize=5)
-        axis.text(1.02, place, interval.text(), transform=axis.get_yaxis_transform(), va="center", fontsize=9)
+    for y, (_, interval) in enumerate(rows):
+        colour = COLOURS[0] if interval.low > 0 or interval.high < 0 else GREY
+        axis.hlines(y, interval.low, interval.high, color=colour, linewidth=2)
+        axis.plot(interval.value, y, "o", color=colour, markersize=5)
+        axis.text(1.02, y, interval.text(), transform=axis.get_yaxis_transform(), va="center", fontsize=9)
     axis.set_yticks(range(len(rows)), [_label(name) for name, _ in rows])
     axis.invert_yaxis()
     axis.set_xlabel(f"{comparison.names[1]} minus {comparison.names[0]}, with 95 % interval over patients")
@@ -54,24 +51,23 @@ def shortcut_figure(conditions: Mapping[str, tuple[Interval, Interval]], chance:
 
     Args:
         conditions: Balanced accuracy and macro AUROC by condition, such as ``whole image`` and ``centre blacked out``.
-        chance: Balanced accuracy of guessing, drawn as a line; the AUROC's is 0.5.
+        chance: Chance level of the balanced accuracy, drawn as a line. The chance level of the AUROC is 0.5.
     """
     figure = Figure(figsize=(7.6, 1.3 + 0.5 * len(conditions)), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2, sharey=True)
-    for panel, (axis, title, level) in enumerate(
-        zip(panels, ("balanced accuracy", "macro AUROC"), (chance, 0.5), strict=True)
+    metrics = zip(*conditions.values(), strict=True)
+    for axis, title, level, intervals in zip(
+        panels, ("balanced accuracy", "macro AUROC"), (chance, 0.5), metrics, strict=True
     ):
-        for place, pair in enumerate(conditions.values()):
-            interval = pair[panel]
+        for y, interval in enumerate(intervals):
             if np.isnan(interval.value):
                 continue
-            axis.barh(place, interval.value, 0.62, color=COLOURS[0] if place == 0 else COLOURS[4], linewidth=0)
-            axis.hlines(place, interval.low, interval.high, color="black", linewidth=1.4)
-            inside = f"{interval.value:.2f}"
-            axis.text(0.02, place, inside, va="center", fontsize=9, color="white" if place == 0 else "black")
+            axis.barh(y, interval.value, 0.62, color=COLOURS[0] if y == 0 else COLOURS[4], linewidth=0)
+            axis.hlines(y, interval.low, interval.high, color="black", linewidth=1.4)
+            colour = "white" if y == 0 else "black"
+            axis.text(0.02, y, f"{interval.value:.2f}", va="center", fontsize=9, color=colour)
         axis.axvline(level, color="black", linewidth=1, linestyle=(0, (3, 3)))
-        axis.text(level + 0.02, -0.5, "guessing", va="bottom", fontsize=8, color=GREY)
+        axis.text(level + 0.02, -0.5, "chance", va="bottom", fontsize=8, color=GREY)
         axis.set(xlim=(0, 1.01), xlabel=title, ylim=(len(conditions) - 0.5, -0.85))
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
@@ -82,14 +78,14 @@ def shortcut_figure(conditions: Mapping[str, tuple[Interval, Interval]], chance:
 def saliency_figure(
     images: npt.ArrayLike, maps: npt.ArrayLike, titles: Sequence[str], columns: int = 4, headline: str = ""
 ) -> Figure:
-    """Pairs of X-ray and heat map.
+    """Pairs of an X-ray and the same X-ray with its heat map.
 
     Args:
         images: Grey images (n, h, w), uint8 or in [0, 1].
         maps: Heat maps (n, h, w) in [0, 1].
-        titles: Words above each pair.
-        columns: Pairs in a row.
-        headline: Words above all.
+        titles: Title of each pair.
+        columns: Number of pairs in a row.
+        headline: Title of the figure.
 
     Raises:
         UserError: If the numbers of images, maps and titles differ or are 0.
@@ -100,16 +96,15 @@ def saliency_figure(
     columns = min(columns, len(titles))
     rows = -(-len(titles) // columns)
     figure = Figure(figsize=(3.3 * columns, 1.85 * rows + (0.35 if headline else 0)), layout="constrained")
-    FigureCanvasAgg(figure)
-    top = 255 if grey.dtype == np.uint8 else 1
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    maximum = 255 if grey.dtype == np.uint8 else 1
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
-    for axis, image, hot, title in zip(figure.axes, grey, heat, titles, strict=False):
+    for axis, image, hot, title in zip(axes, grey, heat, titles, strict=False):
         width = image.shape[1]
-        axis.imshow(np.hstack([image, image]), cmap="gray", vmin=0, vmax=top)
+        axis.imshow(np.hstack([image, image]), cmap="gray", vmin=0, vmax=maximum)
         extent = (width - 0.5, 2 * width - 0.5, image.shape[0] - 0.5, -0.5)
-        # Transparent where nothing speaks for the class: the anatomy stays readable.
+        # Low values are transparent, so that the anatomy stays visible.
         axis.imshow(hot, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * np.sqrt(np.clip(hot, 0, 1)), extent=extent)
         axis.set(xlim=(-0.5, 2 * width - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
         axis.set_title(title, fontsize=8)
@@ -119,5 +114,5 @@ def saliency_figure(
 
 
 def _label(name: str) -> str:
-    metric, _, own = name.partition("/")
-    return f"{LABELS[metric]}, {own}" if own else LABELS[metric]
+    metric, _, class_name = name.partition("/")
+    return f"{LABELS[metric]}, {class_name}" if class_name else LABELS[metric]

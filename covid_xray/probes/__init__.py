@@ -1,1 +1,1 @@
-"""Tests of what a network looks at: saliency maps, shortcut tests, source probe."""
+"""Tests of what a network uses: saliency maps, shortcut tests, source probe."""

@@ -1,4 +1,4 @@
-"""Does the model cheat: pictures without lungs, and a verdict in words with its rule."""
+"""Shortcut test: masked images, and a rule that decides whether the model needs the lungs."""
 
 from dataclasses import dataclass
 
@@ -17,13 +17,13 @@ SUSPICIOUS = 0.2
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the shortcut battery says.
+    """Result of the shortcut test.
 
     Attributes:
-        text: The verdict, a sentence or two.
-        rule: The rule that it follows from.
-        kept: Share of the skill above chance that is left without the lungs; nan where there is no skill to lose.
-        cheats: Whether the model reads what is not the disease; None where the battery cannot tell.
+        text: The verdict in one or two sentences.
+        rule: The rule that gives the verdict.
+        kept: Share of the skill above chance that remains without the lungs; nan if the model has no skill.
+        cheats: Whether the model uses information outside the lungs; None if the test gives no answer.
     """
 
     text: str
@@ -33,12 +33,12 @@ class Verdict:
 
 
 def blacken_centre(images: Images, share: float = CENTRE) -> Images:
-    """Copy of grey images (n, h, w) with a centred rectangle of ``share`` of either side set to 0.
+    """Copy grey images (n, h, w) and set a centred rectangle to 0; ``share`` is its share of the height and width.
 
-    With the default, lungs, heart and mediastinum are gone; shoulders, margins, markers and frame stay.
+    The default removes lungs, heart and mediastinum. Shoulders, margins, markers and frame remain.
 
     Raises:
-        UserError: If the images are not uint8 (n, h, w) or the share is out of (0, 1).
+        UserError: If the images are not uint8 (n, h, w) or the share is not between 0 and 1.
 
     Source: Maguolo and Nanni 2021.
     """
@@ -49,10 +49,10 @@ def blacken_centre(images: Images, share: float = CENTRE) -> Images:
 
 
 def keep_centre(images: Images, share: float = CENTRE) -> Images:
-    """Copy of grey images (n, h, w) with everything but a centred rectangle of ``share`` of either side set to 0.
+    """Copy grey images (n, h, w) and set all pixels outside the rectangle of `blacken_centre` to 0.
 
     Raises:
-        UserError: If the images are not uint8 (n, h, w) or the share is out of (0, 1).
+        UserError: If the images are not uint8 (n, h, w) or the share is not between 0 and 1.
     """
     rows, columns = _rectangle(images, share)
     masked = np.zeros_like(images)
@@ -61,15 +61,16 @@ def keep_centre(images: Images, share: float = CENTRE) -> Images:
 
 
 def remove_border(images: Images, share: float = BORDER) -> Images:
-    """Cut ``share`` of the height and width off each of the four sides: (n, h, w) to a smaller (n, h', w').
+    """Crop ``share`` of the height or width from each of the four sides: (n, h, w) to a smaller (n, h', w').
 
-    Unlike `keep_centre`, it leaves no black frame, which no training image has; resize the result to the model's size.
+    Unlike `keep_centre`, it adds no black frame, which training images do not have. Resize the result to the input
+    size of the model.
 
     Raises:
-        UserError: If the images are not uint8 (n, h, w) or the share is out of (0, 0.5).
+        UserError: If the images are not uint8 (n, h, w) or the share is not between 0 and 0.5.
     """
     if not 0 < share < 0.5:
-        raise UserError(f"the border's share must lie between 0 and 0.5, not {share}")
+        raise UserError(f"the share of the border must be between 0 and 0.5, not {share}")
     rows, columns = _rectangle(images, 1 - 2 * share)
     return np.ascontiguousarray(images[:, rows, columns])
 
@@ -77,43 +78,44 @@ def remove_border(images: Images, share: float = BORDER) -> Images:
 def shortcut_verdict(
     whole: Interval, without_lungs: Interval, chance: float, auroc_whole: float, auroc_without_lungs: float
 ) -> Verdict:
-    """Say in words whether a model needs the lungs.
+    """Decide whether a model needs the lungs.
 
-    Skill is what lies above chance: balanced accuracy above ``chance``, macro AUROC above 0.5. The share of skill that
-    is left with the centre blacked out is taken for both, and the larger counts: a blacked-out picture may push every
-    answer to one class, which ruins the accuracy but not the order of the scores.
+    Skill is the part of a metric above chance: balanced accuracy minus ``chance``, or macro AUROC minus 0.5. The share
+    of the skill that remains with the centre blacked out is computed for both metrics, and the larger share is used:
+    on blacked-out images a model can predict one class only, which lowers the accuracy but not the AUROC.
 
     Args:
-        whole: Balanced accuracy on whole images.
-        without_lungs: Balanced accuracy with the centre blacked out, with its interval.
-        chance: Balanced accuracy of guessing: 1 / number of classes that occur.
+        whole: Balanced accuracy on whole images, with its interval.
+        without_lungs: Balanced accuracy with the centre blacked out.
+        chance: Chance level of the balanced accuracy: 1 / number of classes in the test set.
         auroc_whole: Macro AUROC on whole images.
         auroc_without_lungs: Macro AUROC with the centre blacked out.
     """
     rule = (
-        f"Rule: skill is balanced accuracy above chance ({100 * chance:.0f} %) or macro AUROC above 0.5, whichever "
-        f"survives better with the centre blacked out. At least {100 * READS_SOURCE:.0f} % of it left: reads the "
-        f"source. At least {100 * SUSPICIOUS:.0f} %: suspicious. Less: no sign of a shortcut. A verdict needs a lower "
-        "limit of the balanced accuracy above chance on whole images."
+        f"Rule: skill is balanced accuracy above chance ({100 * chance:.0f} %) or macro AUROC above 0.5. The larger "
+        "remaining share of skill with the centre blacked out decides. "
+        f"At least {100 * READS_SOURCE:.0f} %: the model reads the source. At least {100 * SUSPICIOUS:.0f} %: "
+        "suspicious. Less: no sign of a shortcut. There is no verdict unless the lower limit of the balanced accuracy "
+        "on whole images is above chance."
     )
     if not whole.low > chance or np.isnan(without_lungs.value):
-        text = "No verdict: the model is not surely better than chance on whole images, so there is nothing to lose."
+        text = "No verdict: on whole images the model is not significantly better than chance."
         return Verdict(text, rule, np.nan, None)
     shares = [(without_lungs.value - chance) / (whole.value - chance)]
     if auroc_whole > 0.5 and not np.isnan(auroc_without_lungs):
         shares.append((auroc_without_lungs - 0.5) / (auroc_whole - 0.5))
     kept = float(max(0.0, *shares)) if len(shares) > 1 else max(0.0, shares[0])
-    seen = f"{100 * without_lungs.value:.0f} % balanced accuracy"
+    found = f"{100 * without_lungs.value:.0f} % balanced accuracy"
     if not np.isnan(auroc_without_lungs):
-        seen += f" and an AUROC of {auroc_without_lungs:.2f}"
-    seen += f" without the lungs, {100 * whole.value:.0f} % with them"
+        found += f" and an AUROC of {auroc_without_lungs:.2f}"
+    found += f" without the lungs, {100 * whole.value:.0f} % with them"
     if kept >= READS_SOURCE:
-        return Verdict(f"{seen}: this model reads the source, not the disease.", rule, kept, True)
+        return Verdict(f"{found}: this model reads the source, not the disease.", rule, kept, True)
     if kept >= SUSPICIOUS:
-        return Verdict(f"{seen}: a part of what this model knows does not come from the lungs.", rule, kept, True)
+        return Verdict(f"{found}: a part of this model's skill does not come from the lungs.", rule, kept, True)
     text = (
-        f"{seen}: no sign that this model can do without the lungs. That is no proof: it never saw such pictures; "
-        "only a model trained on borders (experiment=borders_only) shows what they hold."
+        f"{found}: no sign of a shortcut. This is not a proof, because the model was not trained on masked images. "
+        "Train a model on borders (experiment=borders_only) to measure how much they reveal."
     )
     return Verdict(text, rule, kept, False)
 
@@ -122,7 +124,7 @@ def _rectangle(images: Images, share: float) -> tuple[slice, slice]:
     if images.ndim != 3 or images.dtype != np.uint8:
         raise UserError(f"images must be uint8 (n, h, w), not {images.dtype} of shape {images.shape}")
     if not 0 < share < 1:
-        raise UserError(f"the centre's share must lie between 0 and 1, not {share}")
+        raise UserError(f"the share of the centre must be between 0 and 1, not {share}")
     margins = [round(side * (1 - share) / 2) for side in images.shape[1:]]
     rows, columns = (slice(margin, side - margin) for margin, side in zip(margins, images.shape[1:], strict=True))
     return rows, columns

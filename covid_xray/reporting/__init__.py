@@ -1,1 +1,1 @@
-"""Tables, HTML reports and the model card."""
+"""HTML reports, the model card and tables."""

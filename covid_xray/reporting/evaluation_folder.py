@@ -1,4 +1,4 @@
-"""The folder of one evaluation: files written atomically, and the same figures in TensorBoard."""
+"""The folder of an evaluation, and its figures in TensorBoard."""
 
 import io
 import json
@@ -10,60 +10,110 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from covid_xray.errors import UserError
 from covid_xray.files import atomic_write, write_atomically
 from covid_xray.metrics.estimates import Estimates
 from covid_xray.metrics.predictions import Predictions, write_predictions
-from covid_xray.plots.classification import figure_png
-from covid_xray.reporting.html import Picture, Report, render_report
+from covid_xray.reporting.evaluation_report import build_report, draw, numbers
+from covid_xray.reporting.html import Picture, Report, output_folder, write_report
+from covid_xray.reporting.model_card import model_card
+from covid_xray.reporting.pooled_report import POOLED, draw_pooled, pooled_numbers, pooled_report
+from covid_xray.runs.evaluate import EvaluationResult
+from covid_xray.runs.folder import EVENTS, METRICS_FILE, PREDICTIONS_FILE, RunFolder
 
 
-def write_evaluation(
-    folder: Path,
-    predictions: Predictions,
-    estimates: Mapping[str, Estimates],
-    numbers: Mapping[str, Any],
-    pictures: Mapping[str, Picture],
-    report: Report,
-    card: str | None = None,
-) -> dict[str, bytes]:
-    """Write everything; ``metrics.json`` comes last, so that where it lies, the rest lies too.
+def write_evaluation(result: EvaluationResult, name: str) -> Path:
+    """Draw, render and write everything of an evaluation, also into the TensorBoard files of the run.
 
     Args:
-        folder: Where to.
-        predictions: For ``predictions.csv``.
-        estimates: For ``metrics.csv``, by what was tested.
-        numbers: For ``metrics.json``.
-        pictures: By the name of their PNG file.
-        report: For ``report.html``.
-        card: For ``model_card.md``, or None.
+        result: The evaluation.
+        name: Its name.
 
     Returns:
-        The pictures as PNG, by name.
+        The evaluation's folder.
 
     Raises:
         UserError: If the folder cannot be written.
     """
-    drawn = {name: _png(picture) for name, picture in pictures.items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").unlink(missing_ok=True)
-        with atomic_write(folder / "predictions.csv") as draft:
+    pictures = draw(result)
+    conditions = {f"shortcut test: {condition}": estimates for condition, estimates in result.conditions.items()}
+    folder = _write(
+        result.run.folder,
+        name,
+        result.predictions,
+        {**result.variants, **conditions},
+        numbers(result),
+        pictures,
+        build_report(result, name, pictures),
+        model_card(result),
+    )
+    _write_tensorboard(result.run.folder, name, result.estimates, pictures)
+    return folder
+
+
+def write_pooled_evaluation(
+    path: Path,
+    name: str,
+    pooled: Predictions,
+    estimates: Estimates,
+    folds: Mapping[str, Mapping[str, float]],
+    found: Mapping[str, Mapping[str, Any]],
+) -> Path:
+    """Draw, render and write everything of a cross-validation, also as TensorBoard files.
+
+    Args:
+        path: Folder of the runs.
+        name: Name of the evaluation.
+        pooled: Test predictions of all folds.
+        estimates: Their metrics.
+        folds: From `covid_xray.metrics.estimates.fold_table`.
+        found: Content of the ``metrics.json`` of every fold's evaluation, by name of the fold.
+
+    Returns:
+        The evaluation's folder.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
+    pictures = draw_pooled(pooled, estimates)
+    folder = _write(
+        RunFolder(path),
+        name,
+        pooled,
+        {POOLED: estimates},
+        pooled_numbers(pooled, estimates, folds, found),
+        pictures,
+        pooled_report(path, pooled, estimates, folds, found, pictures),
+    )
+    _write_tensorboard(RunFolder(path), name, estimates, pictures)
+    return folder
+
+
+def _write(
+    run: RunFolder,
+    name: str,
+    predictions: Predictions,
+    estimates: Mapping[str, Estimates],
+    content: Mapping[str, Any],
+    pictures: Mapping[str, Picture],
+    report: Report,
+    card: str = "",
+) -> Path:
+    folder = run.evaluation(name)
+    with output_folder(folder):
+        # metrics.json is written last: if it exists, all other files do.
+        (folder / METRICS_FILE).unlink(missing_ok=True)
+        with atomic_write(folder / PREDICTIONS_FILE) as draft:
             write_predictions(predictions, draft)
         write_atomically(folder / "metrics.csv", _metrics_csv(estimates))
-        for name, content in drawn.items():
-            write_atomically(folder / f"{name}.png", content)
-        write_atomically(folder / "report.html", render_report(report))
-        if card is not None:
+        write_report(folder, report, pictures)
+        if card:
             write_atomically(folder / "model_card.md", card)
-        write_atomically(folder / "metrics.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
-    return drawn
+        write_atomically(folder / METRICS_FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return folder
 
 
 def _metrics_csv(estimates: Mapping[str, Estimates]) -> str:
-    """A row per figure of merit, for spreadsheets and for tables that set runs side by side."""
+    """A row for every metric of every variant, for spreadsheets and for tables that compare runs."""
     rows = [
         {"tested": tested, "metric": metric} | asdict(interval)
         for tested, each in estimates.items()
@@ -72,30 +122,19 @@ def _metrics_csv(estimates: Mapping[str, Estimates]) -> str:
     return pd.DataFrame(rows).to_csv(index=False, float_format="%.6g")
 
 
-def write_tensorboard(folder: Path, name: str, estimates: Estimates, pictures: Mapping[str, bytes]) -> None:
-    """Add scalars and figures to the TensorBoard of a run, in the place of those of an earlier evaluation.
-
-    Args:
-        folder: The run folder.
-        name: Name of the evaluation.
-        estimates: Figures of merit; those that are not defined are left out.
-        pictures: PNG files by name.
-    """
+def _write_tensorboard(run: RunFolder, name: str, estimates: Estimates, pictures: Mapping[str, Picture]) -> None:
+    """Write defined metrics and figures; an earlier evaluation of the same name is replaced."""
     from PIL import Image
     from torch.utils.tensorboard import SummaryWriter
 
     suffix = f".evaluation-{name}"
-    for old in folder.glob("events.out.tfevents.*"):
+    for old in run.path.glob(EVENTS):
         if old.name.endswith(suffix):
             old.unlink()
-    with SummaryWriter(str(folder), filename_suffix=suffix) as writer:
+    with SummaryWriter(str(run.path), filename_suffix=suffix) as writer:
         for metric, interval in estimates.intervals.items():
             if np.isfinite(interval.value):
                 writer.add_scalar(f"evaluation/{name}/{metric}", interval.value, 0)
-        for figure, content in pictures.items():
-            pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        for figure, picture in pictures.items():
+            pixels = np.asarray(Image.open(io.BytesIO(picture.png)).convert("RGB"))
             writer.add_image(f"evaluation/{name}/{figure}", pixels, 0, dataformats="HWC")
-
-
-def _png(picture: Picture) -> bytes:
-    return picture.figure if isinstance(picture.figure, bytes) else figure_png(picture.figure, picture.dpi)

@@ -1,15 +1,15 @@
-"""A study as figures, one HTML report and plain numbers."""
+"""The figures, the report and the numbers of one evaluation."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 
 from covid_xray.metrics.calibration import top_label_bins
-from covid_xray.metrics.estimates import interval_dict
+from covid_xray.metrics.estimates import Estimates, interval_dict
+from covid_xray.metrics.intervals import Interval
+from covid_xray.metrics.predictions import Predictions
 from covid_xray.plots.classification import (
     class_bars_figure,
     confusion_matrix_figure,
@@ -28,214 +28,235 @@ from covid_xray.reporting.tables import (
     published_table,
 )
 from covid_xray.runs import provenance
+from covid_xray.runs.config import select
 from covid_xray.runs.evaluate import AS_TRAINED, CALIBRATED, EvaluationResult
 from covid_xray.runs.folder import flatten
 from covid_xray.runs.inference import TTA_BETA, TTA_PASSES, TTA_SCALE, WHOLE
 
+DISCRIMINATION = ("confusion", "by_class", "roc", "precision_recall")
 
-def draw(study: EvaluationResult) -> dict[str, Picture]:
-    """Every figure of the study, by the name of its file."""
-    estimates, predictions = study.estimates, study.predictions
-    intervals = estimates.intervals
-    variants = {AS_TRAINED: study.raw} | ({CALIBRATED: predictions} if study.calibration else {})
-    bins = {name: top_label_bins(part.labels, part.probabilities) for name, part in variants.items()}
-    errors = {name: study.variants[name].intervals["ece"] for name in variants}
-    pictures = {
-        "confusion": _chart(
-            confusion_matrix_figure(estimates.scores.confusion, predictions.class_names), "Confusion matrix"
-        ),
-        "by_class": _chart(class_bars_figure(intervals, estimates.cases), "Each class against all others"),
-        "roc": _chart(roc_figure(predictions, intervals), "ROC curves, each class against all others"),
-        "precision_recall": _chart(precision_recall_figure(predictions, intervals), "Precision-recall curves"),
-        "reliability": _chart(reliability_figure(bins, errors), "Reliability of the predicted class"),
-        "shortcuts": _chart(_shortcut_figure(study), "Balanced accuracy and AUROC on whole and on masked images"),
+
+def draw(result: EvaluationResult) -> dict[str, Picture]:
+    """All figures of an evaluation, by the name of their file."""
+    variants = {AS_TRAINED: result.uncalibrated}
+    if result.calibration is not None:
+        variants[CALIBRATED] = result.predictions
+    curves = {name: (part, result.variants[name].intervals["ece"]) for name, part in variants.items()}
+    conditions = {
+        name: (estimates.intervals["balanced_accuracy"], estimates.intervals["macro_auroc"])
+        for name, estimates in result.conditions.items()
     }
-    if study.gallery is not None:
-        gallery = study.gallery
-        figure = saliency_figure(gallery.images[:, 0], gallery.maps, gallery.titles)
-        caption = "Grad-CAM of the predicted class: surest errors, least sure hits, a random sample of every class"
-        pictures["saliency"] = Picture(figure, caption, chart=False)
+    chance = 1 / sum(cases > 0 for cases in result.conditions[WHOLE].cases.values())
+    pictures = draw_classification(result.predictions, result.estimates, curves)
+    pictures["shortcuts"] = Picture(
+        shortcut_figure(conditions, chance), "Balanced accuracy and AUROC on whole and on masked images"
+    )
+    if result.gallery is not None:
+        pictures["saliency"] = Picture(
+            saliency_figure(result.gallery.images[:, 0], result.gallery.maps, result.gallery.titles),
+            "Grad-CAM of the predicted class: most confident errors, least confident hits, random images of every "
+            "class",
+            chart=False,
+        )
     return pictures
 
 
-def render(study: EvaluationResult, name: str, pictures: Mapping[str, Picture]) -> Report:
-    """The report's content."""
-    folder = study.run.folder.path
+def draw_classification(
+    predictions: Predictions, estimates: Estimates, curves: Mapping[str, tuple[Predictions, Interval]]
+) -> dict[str, Picture]:
+    """Figures of a classifier, by the name of their file.
+
+    Args:
+        predictions: Predictions of the test images.
+        estimates: Their metrics.
+        curves: Predictions and calibration error of every reliability curve, by name.
+    """
+    bins = {name: top_label_bins(part.labels, part.probabilities) for name, (part, _) in curves.items()}
+    errors = {name: error for name, (_, error) in curves.items()}
+    figures = {
+        "confusion": (
+            confusion_matrix_figure(estimates.scores.confusion, predictions.class_names),
+            "Confusion matrix",
+        ),
+        "by_class": (class_bars_figure(estimates.intervals, estimates.cases), "Each class against all others"),
+        "roc": (roc_figure(predictions, estimates.intervals), "ROC curves, each class against all others"),
+        "precision_recall": (precision_recall_figure(predictions, estimates.intervals), "Precision-recall curves"),
+        "reliability": (reliability_figure(bins, errors), "Reliability of the predicted class"),
+    }
+    return {name: Picture(figure, caption) for name, (figure, caption) in figures.items()}
+
+
+def build_report(result: EvaluationResult, name: str, pictures: Mapping[str, Picture]) -> Report:
+    """The report of an evaluation.
+
+    Args:
+        result: The evaluation.
+        name: Its name.
+        pictures: From `draw`.
+    """
     return Report(
-        title=f"Evaluation of {folder.resolve().name}",
-        subtitle=f"{data_words(study)}; {study.run.checkpoint} checkpoint; evaluation {name!r}",
-        key_figures=key_figures(study),
-        warnings=[*study.leaks, *study.estimates.warnings],
-        sections=_sections(study, pictures),
-        provenance=origins(study),
+        title=f"Evaluation of {result.run.folder.path.resolve().name}",
+        subtitle=f"{describe_data(result)}; {result.run.checkpoint} checkpoint; evaluation {name!r}",
+        key_metrics=key_metrics(result),
+        warnings=[*result.leaks, *result.estimates.warnings],
+        sections=_sections(result, pictures),
+        provenance=describe_provenance(result),
     )
 
 
-def numbers(study: EvaluationResult) -> dict[str, Any]:
-    """Everything as plain types, for ``metrics.json``."""
-    calibration = study.calibration
+def numbers(result: EvaluationResult) -> dict[str, Any]:
+    """Content of ``metrics.json``: everything as plain types, nan as None."""
+    calibration, verdict = result.calibration, result.verdict
     return {
-        "images": len(study.table),
-        "classes": list(study.predictions.class_names),
-        "data": data_words(study),
-        "own_test_images": study.own,
-        "variants": {name: estimates.to_dict() for name, estimates in study.variants.items()},
+        "images": len(result.table),
+        "classes": list(result.predictions.class_names),
+        "data": describe_data(result),
+        "own_test_images": result.is_own_data,
+        "variants": {name: estimates.to_dict() for name, estimates in result.variants.items()},
         "written_predictions": CALIBRATED if calibration is not None else AS_TRAINED,
         "temperature": asdict(calibration.temperature) if calibration is not None else None,
         "operating_points": [
             {
-                "class": result.point.class_name,
-                "rule": result.point.rule,
-                "threshold": result.point.threshold,
-                "sensitivity": interval_dict(result.sensitivity),
-                "specificity": interval_dict(result.specificity),
-                "prevalence": result.prevalence if result.prevalence == result.prevalence else None,
-                "ppv": interval_dict(result.ppv),
-                "npv": interval_dict(result.npv),
+                "class": found.point.class_name,
+                "rule": found.point.rule,
+                "threshold": found.point.threshold,
+                "sensitivity": interval_dict(found.sensitivity),
+                "specificity": interval_dict(found.specificity),
+                "prevalence": None if np.isnan(found.prevalence) else found.prevalence,
+                "ppv": interval_dict(found.ppv),
+                "npv": interval_dict(found.npv),
             }
-            for result in study.thresholds
+            for found in result.thresholds
         ],
         "shortcuts": {
-            "conditions": {name: estimates.to_dict() for name, estimates in study.conditions.items()},
-            "verdict": study.verdict.text,
-            "rule": study.verdict.rule,
-            "skill_kept": study.verdict.kept if study.verdict.kept == study.verdict.kept else None,
-            "cheats": study.verdict.cheats,
-            "source": study.source_text,
+            "conditions": {name: estimates.to_dict() for name, estimates in result.conditions.items()},
+            "verdict": verdict.text,
+            "rule": verdict.rule,
+            "skill_kept": None if np.isnan(verdict.kept) else verdict.kept,
+            "cheats": verdict.cheats,
+            "source": result.source_text,
             "source_probe": {
                 name: {"accuracy": interval_dict(probe.accuracy), "text": probe.text}
-                for name, probe in study.probes.items()
+                for name, probe in result.probes.items()
             },
         },
-        "saliency_check": study.gallery.check.text if study.gallery is not None else study.no_gallery,
-        "leaks": list(study.leaks),
-        "provenance": origins(study),
-        "configuration": OmegaConf.to_container(study.run.cfg, resolve=True),
+        "saliency_check": result.gallery.check.text if result.gallery is not None else result.no_gallery,
+        "leaks": list(result.leaks),
+        "provenance": describe_provenance(result),
+        "configuration": result.run.config,
     }
 
 
-def data_words(study: EvaluationResult) -> str:
-    """What was tested on, in words."""
-    cfg, count = study.run.cfg, f"{len(study.table):,} images of {study.predictions.n_patients:,} patients"
-    if not study.own:
-        missing = [name for name, cases in study.estimates.cases.items() if not cases]
+def describe_data(result: EvaluationResult) -> str:
+    """Number of test images and patients, and where they come from."""
+    count = f"{len(result.table):,} images of {result.predictions.n_patients:,} patients"
+    if not result.is_own_data:
+        missing = [name for name, cases in result.estimates.cases.items() if not cases]
         lacks = f", none of class {', '.join(missing)}" if missing else ""
         return f"{count} of another data set (external test){lacks}"
-    words = f"{count} of the run's own data, split by {OmegaConf.select(cfg, 'data.split') or 'its own rule'}"
-    folds = OmegaConf.select(cfg, "data.folds")
-    return words + (f", fold {cfg.data.fold} of {folds}" if folds else "")
+    config = result.run.config
+    folds = select(config, "split.folds")
+    fold = f", fold {select(config, 'split.fold')} of {folds}" if folds else ""
+    return f"{count} of the run's own data, split by {select(config, 'split.by') or 'its own rule'}{fold}"
 
 
-def key_figures(study: EvaluationResult) -> dict[str, str]:
-    """The numbers for the head of the page."""
-    intervals = study.estimates.intervals
-    found = {"accuracy": intervals["accuracy"].text(percent=True)}
-    found["balanced accuracy"] = metric_text("balanced_accuracy", intervals["balanced_accuracy"])
-    found["macro AUROC"] = intervals["macro_auroc"].text()
-    if covid := covid_class(study.predictions.class_names):
-        found[f"sensitivity, {covid}"] = intervals[f"sensitivity/{covid}"].text(percent=True)
-    found["calibration error"] = intervals["ece"].text()
-    kept = study.verdict.kept
-    found["skill left without the lungs"] = f"{100 * kept:.0f} %" if kept == kept else "cannot be told"
+def key_metrics(result: EvaluationResult) -> dict[str, str]:
+    """The most important metrics as text, by name."""
+    found = {"accuracy": result.metrics["accuracy"].text(percent=True)}
+    found["balanced accuracy"] = metric_text("balanced_accuracy", result.metrics["balanced_accuracy"])
+    found["macro AUROC"] = result.metrics["macro_auroc"].text()
+    if covid := covid_class(result.predictions.class_names):
+        found[f"sensitivity, {covid}"] = result.metrics[f"sensitivity/{covid}"].text(percent=True)
+    found["calibration error"] = result.metrics["ece"].text()
+    kept = result.verdict.kept
+    found["skill left without the lungs"] = "not defined" if np.isnan(kept) else f"{100 * kept:.0f} %"
     return found
 
 
 def covid_class(names: tuple[str, ...]) -> str | None:
-    """The class that is COVID-19, by its name."""
+    """The first class with ``covid`` in its name."""
     return next((name for name in names if "covid" in name.lower()), None)
 
 
-def origins(study: EvaluationResult) -> dict[str, str]:
-    """Where the figures come from."""
-    run = study.run
-    hashes = list(study.table["sha256"])
+def describe_provenance(result: EvaluationResult) -> dict[str, str]:
+    """Software, configuration, checkpoint, data and hardware of an evaluation, by name."""
+    run = result.run
     return {
         "commit of this software": provenance.commit(),
         "run folder": str(run.folder.path.resolve()),
         "configuration (SHA-256)": provenance.file_hash(run.folder.config),
         "checkpoint": f"{run.checkpoint}.ckpt, SHA-256 {run.checkpoint_sha256}",
-        "seed of the training": str(run.cfg.get("seed")),
+        "seed of the training": str(run.config.get("seed")),
         "splits.csv (SHA-256)": provenance.file_hash(run.folder.splits),
-        "test images (SHA-256 of their SHA-256)": provenance.data_hash(hashes),
-        "leak mark": " ".join(study.leaks) or "no shared patient and no copied file found",
+        "test images (SHA-256 of their SHA-256)": provenance.data_hash(list(result.table["sha256"])),
+        "leak mark": " ".join(result.leaks) or "no shared patient and no copied file found",
         "pixels and precision": f"{run.image_size} x {run.image_size}, {run.precision}",
         "hardware": provenance.hardware(run.device.type),
-        "wall time of this evaluation": f"{study.seconds:.0f} s",
+        "wall time of this evaluation": f"{result.seconds:.0f} s",
         "when": provenance.now(),
         "libraries": provenance.versions(),
     }
 
 
-def _sections(study: EvaluationResult, pictures: Mapping[str, Picture]) -> list[Section]:
-    estimates, calibration = study.estimates, study.calibration
-    overall = overall_table(study.variants)
-    words = ["The no-information rate is the accuracy of always naming the commonest class."]
-    if len(study.variants) > 2:
-        words.append(
-            f"Test-time augmentation: {TTA_PASSES} views of every image, each corner enlarged by {TTA_SCALE}, straight "
-            f"and mirrored, with the training's other augmentations drawn anew. fastai's rule: {TTA_BETA} of the plain "
-            f"image's probabilities and {1 - TTA_BETA:g} of the views' mean; plain mean: of the image and its views. "
-            "Both before the temperature."
+def _sections(result: EvaluationResult, pictures: Mapping[str, Picture]) -> list[Section]:
+    paragraphs = ["The no-information rate is the accuracy of always predicting the most frequent class."]
+    if len(result.variants) > 2:
+        paragraphs.append(
+            f"Test-time augmentation: {TTA_PASSES} views of every image. Each view enlarges one corner by {TTA_SCALE}, "
+            "with and without a horizontal flip, and applies new random values of the other training augmentations. "
+            f"fastai's rule: {TTA_BETA} of the probabilities of the image itself and {1 - TTA_BETA:g} of the mean of "
+            "the views; plain mean: of the image and its views. Both are computed before the temperature."
         )
     sections = [
         Section(
             "Discrimination",
-            words,
-            pictures=[pictures[key] for key in ("confusion", "by_class", "roc", "precision_recall")],
-            tables=[overall, class_table(estimates)],
+            paragraphs,
+            pictures=[pictures[name] for name in DISCRIMINATION],
+            tables=[overall_table(result.variants), class_table(result.estimates)],
         ),
-        Section("Calibration", _calibration_words(study), pictures=[pictures["reliability"]]),
+        _calibration_section(result, pictures["reliability"]),
     ]
-    if study.thresholds:
-        words = ["A class is called where its calibrated probability reaches the threshold."]
-        sections.append(Section("Thresholds", words, tables=[operating_table(study.thresholds)]))
-    if study.gallery is not None:
-        sections.append(Section("Where it looks", [study.gallery.check.text], pictures=[pictures["saliency"]]))
+    if result.thresholds:
+        text = "An image is positive for a class if the calibrated probability of the class is at least the threshold."
+        sections.append(Section("Thresholds", [text], tables=[operating_table(result.thresholds)]))
+    if result.gallery is None:
+        sections.append(Section("Saliency maps", [result.no_gallery]))
     else:
-        sections.append(Section("Where it looks", [study.no_gallery]))
-    sections.append(_shortcut_section(study, pictures["shortcuts"]))
-    beside = published_table("This run", estimates, covid_class(study.predictions.class_names), data_words(study))
-    sections.append(Section("Beside the published", tables=[beside]))
-    rows = tuple((key, str(value)) for key, value in flatten(study.run.cfg).items())
-    sections.append(Section("Configuration", tables=[Table(("setting", "value"), rows)]))
-    if calibration is not None and calibration.warnings:
-        sections[1] = Section("Calibration", _calibration_words(study), calibration.warnings, [pictures["reliability"]])
-    return sections
-
-
-def _calibration_words(study: EvaluationResult) -> list[str]:
-    if study.calibration is None:
-        return [f"Not calibrated: {study.no_calibration}. Probabilities are those of the training."]
-    found = study.calibration.temperature
+        sections.append(Section("Saliency maps", [result.gallery.check.text], pictures=[pictures["saliency"]]))
+    covid, data = covid_class(result.predictions.class_names), describe_data(result)
+    published = published_table("This run", result.estimates, covid, data)
+    settings = tuple((key, str(value)) for key, value in flatten(result.run.config).items())
     return [
-        f"Temperature {found.value:.3f}, fitted on {study.calibration.images:,} validation images only: their negative "
-        f"log-likelihood went from {found.nll_before:.4f} to {found.nll_after:.4f}. It is stored in calibration.json."
+        *sections,
+        _shortcut_section(result, pictures["shortcuts"]),
+        Section("Published results", tables=[published]),
+        Section("Configuration", tables=[Table(("setting", "value"), settings)]),
     ]
 
 
-def _shortcut_section(study: EvaluationResult, picture: Picture) -> Section:
-    rows = []
-    for name, estimates in study.conditions.items():
-        values = (
-            metric_text(key, estimates.intervals[key]) for key in ("accuracy", "balanced_accuracy", "macro_auroc")
-        )
-        rows.append((name, *values))
-    table = Table(("images", "accuracy", "balanced accuracy", "macro AUROC"), tuple(rows), "With and without the lungs")
-    told = {name: probe for name, probe in study.probes.items() if not np.isnan(probe.accuracy.value)}
-    probes = [f"{name}: {probe.text}" for name, probe in (told or dict(list(study.probes.items())[:1])).items()]
-    warnings = [study.verdict.text] if study.verdict.cheats else []
-    words = ([] if study.verdict.cheats else [study.verdict.text]) + [study.verdict.rule, study.source_text, *probes]
-    return Section("Does it cheat", words, warnings, [picture], [table])
+def _calibration_section(result: EvaluationResult, picture: Picture) -> Section:
+    if result.calibration is None:
+        text = f"Not calibrated: {result.no_calibration}. The probabilities are those of the trained network."
+        return Section("Calibration", [text], pictures=[picture])
+    found = result.calibration.temperature
+    text = (
+        f"Temperature {found.value:.3f}, fitted on {result.calibration.images:,} validation images only: their "
+        f"negative log-likelihood changed from {found.nll_before:.4f} to {found.nll_after:.4f}. The temperature is "
+        "stored in calibration.json."
+    )
+    return Section("Calibration", [text], result.calibration.warnings, [picture])
 
 
-def _shortcut_figure(study: EvaluationResult) -> Figure:
-    pairs = {
-        name: (estimates.intervals["balanced_accuracy"], estimates.intervals["macro_auroc"])
-        for name, estimates in study.conditions.items()
-    }
-    occurring = sum(count > 0 for count in study.conditions[WHOLE].cases.values())
-    return shortcut_figure(pairs, 1 / occurring)
-
-
-def _chart(figure: Figure, caption: str) -> Picture:
-    return Picture(figure, caption)
+def _shortcut_section(result: EvaluationResult, picture: Picture) -> Section:
+    names = ("accuracy", "balanced_accuracy", "macro_auroc")
+    rows = tuple(
+        (condition, *(metric_text(name, estimates.intervals[name]) for name in names))
+        for condition, estimates in result.conditions.items()
+    )
+    table = Table(("images", "accuracy", "balanced accuracy", "macro AUROC"), rows, "With and without the lungs")
+    defined = {name: probe for name, probe in result.probes.items() if not np.isnan(probe.accuracy.value)}
+    # If no probe is defined, the first one gives the reason.
+    probes = [f"{name}: {probe.text}" for name, probe in (defined or dict(list(result.probes.items())[:1])).items()]
+    verdict, uses_shortcut = [result.verdict.text], result.verdict.cheats
+    paragraphs = [*verdict * (not uses_shortcut), result.verdict.rule, result.source_text, *probes]
+    return Section("Shortcut test", paragraphs, verdict if uses_shortcut else [], [picture], [table])

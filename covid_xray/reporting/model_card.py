@@ -1,172 +1,130 @@
-"""The model card: CLAIM 2024, filled in as far as software can, with a mark where a person must write."""
+"""The model card: the 44 items of CLAIM 2024, filled in from the records of a run as far as possible.
 
+Source: Tejani et al. 2024, Checklist for Artificial Intelligence in Medical Imaging, 2024 update.
+"""
+
+import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
 
-from covid_xray.errors import UserError
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-TO_FILL = "**TO BE FILLED IN BY THE AUTHORS**"
+from covid_xray.metrics.intervals import FEW_CASES
+from covid_xray.metrics.scores import LABELS
+from covid_xray.reporting.evaluation_report import covid_class, describe_data, key_metrics
+from covid_xray.reporting.html import NOT_FOR_DIAGNOSIS
+from covid_xray.reporting.tables import metric_text
+from covid_xray.runs import provenance
+from covid_xray.runs.config import select
+from covid_xray.runs.evaluate import CENTRE_BLACK, EvaluationResult
 
-
-@dataclass(frozen=True)
-class ClaimItem:
-    """One item of the checklist, in our words.
-
-    Attributes:
-        number: Its number in CLAIM 2024.
-        section: The part of a paper that it belongs to.
-        asks: What has to be reported.
-        software: Whether a finished run can answer it, at least in part.
-    """
-
-    number: int
-    section: str
-    asks: str
-    software: bool
+# By section: number and short description of every item.
+CLAIM: Mapping[str, Mapping[str, str]] = json.loads(
+    files("covid_xray.reporting").joinpath("templates/claim_2024.json").read_text(encoding="utf-8")
+)
+_MARKUP = re.compile(r"[\\`*_\[\]<>|~$&#]|(?<=:)/(?=/)|(?<=www)\.", re.IGNORECASE)
 
 
-def _items() -> tuple[ClaimItem, ...]:
-    sections: tuple[tuple[str, tuple[str, ...]], ...] = (
-        (
-            "Title and abstract",
-            ("+The kind of AI method, named as such", "Structured summary of design, methods, results, conclusions"),
-        ),
-        (
-            "Introduction",
-            ("Background, intended use and clinical role", "Aims, objectives and hypotheses"),
-        ),
-        ("EvaluationResult design", ("Prospective or retrospective", "Goal of the study")),
-        (
-            "Data",
-            (
-                "+Data sources",
-                "Inclusion and exclusion criteria",
-                "+Preprocessing of the data",
-                "+Selection of data subsets",
-                "De-identification",
-                "+Handling of missing data",
-                "Image acquisition protocol",
-            ),
-        ),
-        (
-            "Reference standard",
-            (
-                "Definition of the reference standard",
-                "Why this reference standard",
-                "Who annotated, and with which qualification",
-                "Annotation of the test set",
-                "Variability within and between annotators",
-            ),
-        ),
-        (
-            "Data partitions",
-            ("+How data were assigned to partitions", "+Level at which partitions are disjoint"),
-        ),
-        ("Testing data", ("+Intended sample size and how it was found",)),
-        (
-            "Model",
-            ("+Description of the model", "+Software libraries, frameworks, packages", "+Initialisation of parameters"),
-        ),
-        (
-            "Training",
-            ("+Training approach, with augmentation and hyper-parameters", "+Choice of the final model", "+Ensembling"),
-        ),
-        (
-            "Evaluation",
-            (
-                "+Metrics of performance",
-                "+Statistical measures of significance and uncertainty",
-                "+Robustness or sensitivity analysis",
-                "+Explainability",
-                "+Evaluation on internal data",
-                "+Testing on external data",
-                "Clinical trial registration",
-            ),
-        ),
-        (
-            "Results: data",
-            ("+Numbers of patients and images included and excluded", "Demographic and clinical characteristics"),
-        ),
-        (
-            "Results: performance",
-            (
-                "+Performance on all partitions, with uncertainty",
-                "+Estimates of diagnostic performance and their precision",
-                "+Failure analysis",
-            ),
-        ),
-        ("Discussion", ("+Limitations", "Implications for practice, intended use and clinical role")),
-        (
-            "Other information",
-            (
-                "Where the full protocol or more technical detail is",
-                "+Availability of software, trained model and data",
-                "Funding and other support; role of the funders",
-            ),
-        ),
-    )
-    flat = [(section, ask) for section, asks in sections for ask in asks]
-    # A plus marks what a finished run can answer.
-    return tuple(
-        ClaimItem(number, section, ask.removeprefix("+"), ask.startswith("+"))
-        for number, (section, ask) in enumerate(flat, start=1)
+def escape_markdown(value: object) -> Markup:
+    """Text in one line, with backslashes before all characters that could form Markdown, HTML or a link."""
+    return value if isinstance(value, Markup) else Markup(_MARKUP.sub(r"\\\g<0>", " ".join(str(value).split())))  # noqa: S704
+
+
+# `finalize` escapes every value for Markdown; autoescape marks what the template itself contains as safe.
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("covid_xray.reporting"),
+    autoescape=True,
+    finalize=escape_markdown,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+
+
+def model_card(result: EvaluationResult) -> str:
+    """The model card as Markdown."""
+    verdict = [result.verdict.text] if result.verdict.cheats else []
+    return _ENVIRONMENT.get_template("model_card.md.j2").render(
+        name=result.run.folder.path.resolve().name,
+        notice=NOT_FOR_DIAGNOSIS,
+        warnings=[*result.leaks, *result.estimates.warnings, *verdict],
+        key_metrics=key_metrics(result),
+        claim=CLAIM,
+        answers=_answers(result),
     )
 
 
-CLAIM_ITEMS = _items()
-DISCLAIMER = "For research and teaching. Not a medical device, not for diagnosis."
+def _answers(result: EvaluationResult) -> dict[int, str]:
+    """Answers that the software can give, by number of the item."""
+    run, predictions = result.run, result.predictions
+    model = select(run.config, "model.architecture") or select(run.config, "model._target_")
+    subsets = ", ".join(f"{split} {count:,}" for split, count in run.splits["split"].value_counts().items())
+    sources = result.table["source"].replace("", "not stated").value_counts()
+    shared = run.splits.groupby("patient_id")["split"].nunique().gt(1).sum()
+    level = f"By image: {shared:,} patients are in more than one subset." if shared else "Disjoint by patient."
+    leaks = " ".join(result.leaks) or "No patient and no file is in two subsets."
+    tta = " Test-time augmentation is reported in addition." if len(result.variants) > 2 else ""
+    external = "Not in this evaluation; covid-xray evaluate run=... data=... tests on another data set."
+    kind = "internal" if result.is_own_data else "external"
+    return {
+        1: f"A convolutional network ({model}) that classifies chest X-rays: {', '.join(predictions.class_names)}.",
+        7: f"Sources of the test images: {', '.join(f'{name} ({count:,})' for name, count in sources.items())}.",
+        9: f"Read as 8-bit grey, both sides resized to {run.image_size} pixels, normalised per channel.",
+        10: f"Images by subset: {subsets}.",
+        12: "If an image cannot be read, the run ends with an error; no image is imputed.",
+        19: f"Assigned by class with seed {run.config.get('seed')}, or as given by the data; splits.csv has them all.",
+        20: f"{level} {leaks}",
+        21: f"No sample size was calculated; warnings above name classes with fewer than {FEW_CASES} test images.",
+        22: _code(run.config["model"]),
+        23: provenance.versions(),
+        24: f"Pretrained weights: {select(run.config, 'weights') or 'none (random)'}.",
+        25: _code({group: run.config[group] for group in ("schedule", "augment")}),
+        26: f"The {run.checkpoint} checkpoint (best: lowest validation loss; last: end of training).",
+        27: f"None: one network.{tta}",
+        28: "Confusion matrix, sensitivity, specificity, PPV, NPV, F1, AUROC, average precision, calibration.",
+        29: "95 % intervals: exact for proportions, images clustered by patient; else bootstrap over patients.",
+        30: f"Masked images ({', '.join(result.conditions)}). {result.verdict.text}",
+        31: result.gallery.check.text if result.gallery is not None else result.no_gallery,
+        32: describe_data(result) if result.is_own_data else "Not in this evaluation.",
+        33: external if result.is_own_data else describe_data(result),
+        35: f"{len(result.table):,} images of {predictions.n_patients:,} patients in this {kind} test.",
+        37: _metrics(result, ("accuracy", "balanced_accuracy", "macro_auroc", "macro_f1", "mcc")),
+        38: _metrics_by_class(result),
+        39: _failures(result),
+        40: f"{leaks} {result.source_text} {result.verdict.text}",
+        43: f"Code at commit {provenance.commit()}; run folder {run.folder.path.resolve().name}.",
+    }
 
 
-def render_model_card(
-    name: str, answers: Mapping[int, str], key_figures: Mapping[str, str] | None = None, warnings: tuple[str, ...] = ()
-) -> str:
-    """The model card as Markdown: disclaimer, key figures, warnings, then every CLAIM item with an answer or a mark.
-
-    Args:
-        name: Name of the model.
-        answers: What the software knows, by CLAIM number; Markdown, may have several lines.
-        key_figures: Numbers for the head, by name.
-        warnings: What the reader must know first.
-
-    Raises:
-        UserError: If an answer belongs to no item.
-
-    Source: Tejani et al. 2024, Checklist for Artificial Intelligence in Medical Imaging, 2024 update (44 items).
-    """
-    if unknown := sorted(set(answers) - {item.number for item in CLAIM_ITEMS}):
-        raise UserError(f"CLAIM 2024 has items 1 to {len(CLAIM_ITEMS)}, not {unknown[0]}")
-    filled = sum(bool(answers.get(item.number, "").strip()) for item in CLAIM_ITEMS)
-    lines = [f"# Model card: {name}", "", f"**{DISCLAIMER}**", ""]
-    lines += [f"> Warning: {_one_line(words)}" + "\n" for words in warnings]
-    if key_figures:
-        lines += ["| Figure | Value |", "|---|---|"]
-        lines += [f"| {_cell(key)} | {_cell(value)} |" for key, value in key_figures.items()]
-        lines.append("")
-    lines += [
-        "## CLAIM 2024",
-        "",
-        f"{filled} of {len(CLAIM_ITEMS)} items are filled in from the run's own records. The others, marked "
-        f"{TO_FILL}, need a person who knows the study; what is filled in needs one to read it.",
-    ]
-    section = ""
-    for item in CLAIM_ITEMS:
-        if item.section != section:
-            section = item.section
-            lines += ["", f"### {section}", ""]
-        answer = answers.get(item.number, "").strip() or TO_FILL
-        # Four spaces keep further lines, lists and tables within the item.
-        lines.append(f"- **{item.number}. {item.asks}**: " + answer.replace("\n", "\n    "))
-    return "\n".join(lines) + "\n"
+def _code(config: Mapping[str, Any]) -> Markup:
+    # JSON, because no line of it can end the code block.
+    return Markup(f"\n\n```json\n{json.dumps(config, indent=2, ensure_ascii=False)}\n```")  # noqa: S704
 
 
-def unanswered(answers: Mapping[int, str]) -> tuple[ClaimItem, ...]:
-    """Items that a finished run can answer, but that have no answer yet."""
-    return tuple(item for item in CLAIM_ITEMS if item.software and not answers.get(item.number, "").strip())
+def _metrics(result: EvaluationResult, names: tuple[str, ...], suffix: str = "") -> str:
+    texts = (f"{LABELS[name]} {metric_text(name, result.metrics[name + suffix])}" for name in names)
+    return f"{'; '.join(texts)}."
 
 
-def _one_line(words: str) -> str:
-    return " ".join(words.split())
+def _metrics_by_class(result: EvaluationResult) -> Markup:
+    lines = (
+        f"Class {name} ({cases:,} images): {_metrics(result, ('sensitivity', 'specificity', 'auroc'), f'/{name}')}"
+        for name, cases in result.estimates.cases.items()
+    )
+    return Markup("").join(Markup("\n- ") + escape_markdown(line) for line in lines)
 
 
-def _cell(words: str) -> str:
-    return _one_line(words).replace("|", "\\|")
+def _failures(result: EvaluationResult) -> str:
+    predictions = result.predictions
+    wrong = int((predictions.predicted != predictions.labels).sum())
+    text = f"{wrong:,} of {len(result.table):,} images are misclassified; the report shows the most confident errors."
+    if covid := covid_class(predictions.class_names):
+        k = predictions.class_names.index(covid)
+        row = result.estimates.scores.confusion[k]
+        text += f" Of {int(row.sum()):,} {covid} images, {int(row.sum() - row[k]):,} were missed."
+    black = result.conditions[CENTRE_BLACK].intervals["accuracy"]
+    return f"{text} Accuracy with the centre blacked out: {black.text(percent=True)}."

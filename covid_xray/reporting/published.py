@@ -1,27 +1,27 @@
-"""Published results to stand beside ours, each with the interval that its own counts allow.
+"""Published results to compare with, each with the interval that follows from its counts.
 
-Counts were rebuilt from the published percentages: with the class sizes below, one confusion matrix margin gives every
-published sensitivity, predictive value and accuracy of a row at once (a test checks it).
+Counts were reconstructed from the published percentages: with the class sizes below, one margin of the confusion matrix
+reproduces every published sensitivity, predictive value and accuracy of a row (a test checks it).
 """
 
 from dataclasses import dataclass
 
-from covid_xray.metrics.intervals import LEVEL, Interval, exact_interval
+from covid_xray.metrics.intervals import Interval, exact_interval
 
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """One published row.
+    """One published result.
 
     Attributes:
         name: Model and test set.
-        source: Where it was published.
+        source: Publication.
         correct: Images classified correctly.
         total: Test images.
-        covid_hits: COVID-19 images found; None where not published.
-        covid_cases: COVID-19 images in the test set; None where not published.
+        covid_hits: COVID-19 images classified as COVID-19; None if not published.
+        covid_cases: COVID-19 images in the test set; None if not published.
         note: What else was published.
-        comparable: Whether it may stand beside a result on the named data, in words.
+        comparable: Which results it can be compared with.
     """
 
     name: str
@@ -33,15 +33,15 @@ class PublishedResult:
     note: str
     comparable: str
 
-    def accuracy(self, level: float = LEVEL) -> Interval:
-        """Accuracy with its exact interval; images taken as independent, since patients were not published."""
-        return exact_interval(self.correct, self.total, level)
+    def accuracy(self) -> Interval:
+        """Accuracy with its exact interval; images count as independent, because patients were not published."""
+        return exact_interval(self.correct, self.total)
 
-    def covid_sensitivity(self, level: float = LEVEL) -> Interval:
-        """COVID-19 sensitivity with its exact interval; nan where the counts were not published."""
+    def covid_sensitivity(self) -> Interval:
+        """COVID-19 sensitivity with its exact interval; nan if the counts were not published."""
         if self.covid_hits is None or self.covid_cases is None:
             return Interval(float("nan"), float("nan"), float("nan"), "", "counts not published")
-        return exact_interval(self.covid_hits, self.covid_cases, level)
+        return exact_interval(self.covid_hits, self.covid_cases)
 
 
 _COVIDX = (
@@ -64,9 +64,10 @@ PUBLISHED = (
         1488,
         10,
         10,
-        "weighted F1 0.974; 10 of 10 against COVID-Net's 8 of 10 is no difference (Fisher's exact p = 0.47)",
-        "Not comparable with anything: about 80 % of these test images were trained on, test images were augmented, "
-        "and the source gives the label away.",
+        "weighted F1 0.974; 10 of 10 against COVID-Net's 8 of 10 is no significant difference (Fisher's exact p = "
+        "0.47)",
+        "Not comparable with any result: about 80 % of these test images were also training images, the test images "
+        "were augmented, and the source reveals the label.",
     ),
     PublishedResult(
         "The article, its validation images",
@@ -75,9 +76,9 @@ PUBLISHED = (
         3000,
         None,
         None,
-        "error rate 4.93 % in the last epoch; the notebook's honest estimate",
-        "Comparable with a validation accuracy on a random split by image of the same data only; split by patient, "
-        "expect less.",
+        "error rate 4.93 % in the last epoch; the only estimate of the notebook without leakage",
+        "Comparable only with a validation accuracy on a random split by image of the same data; with a split by "
+        "patient, expect a lower accuracy.",
     ),
     PublishedResult(
         "DarkCovidNet, 5 folds split by image",
@@ -87,31 +88,26 @@ PUBLISHED = (
         None,
         None,
         "three classes; 125 COVID-19, 500 normal and 500 pneumonia images",
-        "Comparable with all five folds, split by image, of the chest-xrays data (1,124 of its 1,125 images), not with "
-        "a single fold and not with a split by patient: images of one patient lie on both sides there.",
+        "Comparable with all five folds, split by image, of the chest-xrays data (1,124 of its 1,125 images); not "
+        "comparable with a single fold or with a split by patient: its training and test images share patients.",
     ),
 )
 
+PUBLISHED_HEADER = ("Result", "Accuracy (95 %)", "COVID-19 sensitivity (95 %)", "Note", "Can it be compared", "Source")
 
-def published_rows(level: float = LEVEL) -> tuple[tuple[str, ...], ...]:
-    """Rows for a table: name, accuracy, COVID-19 sensitivity, note, whether it can be compared, source."""
+
+def published_rows() -> tuple[tuple[str, ...], ...]:
+    """Rows for a table with the columns of `PUBLISHED_HEADER`."""
     return tuple(
         (
             result.name,
-            result.accuracy(level).text(percent=True) + f", {result.correct} of {result.total}",
-            _sensitivity_text(result, level),
+            f"{result.accuracy().text(percent=True)}, {result.correct} of {result.total}",
+            "not published"
+            if result.covid_hits is None
+            else f"{result.covid_sensitivity().text(percent=True)}, {result.covid_hits} of {result.covid_cases}",
             result.note,
             result.comparable,
             result.source,
         )
         for result in PUBLISHED
     )
-
-
-PUBLISHED_HEADER = ("Result", "Accuracy (95 %)", "COVID-19 sensitivity (95 %)", "Note", "Can it be compared", "Source")
-
-
-def _sensitivity_text(result: PublishedResult, level: float) -> str:
-    if result.covid_hits is None:
-        return "not published"
-    return f"{result.covid_sensitivity(level).text(percent=True)}, {result.covid_hits} of {result.covid_cases}"

@@ -1,4 +1,4 @@
-"""Figures that set the runs of a sweep side by side: final figures, their dependence on numbers, learning curves."""
+"""Figures that compare the runs of a sweep: final metrics, their dependence on settings, learning curves."""
 
 import math
 import textwrap
@@ -12,11 +12,12 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from covid_xray.metrics.intervals import Interval
 from covid_xray.plots.classification import COLOURS, GREY
-from covid_xray.reporting.sweep_tables import REPEATS, Setting, is_share, settings_text, varied_keys
+from covid_xray.reporting.sweep_tables import REPEATS, Setting, is_proportion, settings_text, varied_keys
 from covid_xray.sweeps.jobs import SweepRun
 from covid_xray.sweeps.learning_curves import Curve
+from covid_xray.sweeps.names import PHASES
 
-_COLOURED = 6  # settings; more colours cannot be told apart
+_COLOURED = 6  # settings with a colour of their own; more colours are hard to distinguish
 _LEAKED_AND_NOT = {
     "test/accuracy": "test images, leaked into training",
     "unseen/accuracy": "images of unseen patients",
@@ -25,11 +26,11 @@ _LIGHT = "#c8ccd0"
 
 
 def ranking_figure(settings: Sequence[Setting], metric: str) -> Figure:
-    """Every run as a dot with its 95 % interval, a row per setting, the mean of repeated runs as a bar across.
+    """Every run as a dot with its 95 % interval; a row per setting; a black bar is the mean of repeated runs.
 
     Args:
-        settings: In the order to draw, from the top; those without the figure are left out.
-        metric: The final figure.
+        settings: In the order to draw, from the top; those without the metric are left out.
+        metric: The final metric.
     """
     shown = [setting for setting in settings if setting.values(metric)]
     figure, axis = _rows([setting.name for setting in shown], metric)
@@ -44,7 +45,7 @@ def ranking_figure(settings: Sequence[Setting], metric: str) -> Figure:
 
 
 def leaked_runs(runs: Sequence[SweepRun]) -> list[SweepRun]:
-    """Runs that were tested on images that leaked into training, and on unseen ones beside them."""
+    """Runs that were tested on images that leaked into training and on images of unseen patients."""
     return [run for run in runs if all(metric in run.metrics for metric in _LEAKED_AND_NOT)]
 
 
@@ -58,26 +59,27 @@ def leak_figure(runs: Sequence[SweepRun], keys: Sequence[str]) -> Figure:
     figure, axis = _rows([settings_text(run, keys) for run in runs], "accuracy", "test/accuracy")
     for row, run in enumerate(runs):
         axis.plot([run.metrics[metric] for metric in _LEAKED_AND_NOT], [row, row], color=_LIGHT, linewidth=5, zorder=1)
-    for (metric, words), colour in zip(_LEAKED_AND_NOT.items(), COLOURS, strict=False):
+    for (metric, label), colour in zip(_LEAKED_AND_NOT.items(), COLOURS, strict=False):
         for row, run in enumerate(runs):
             _draw_interval(axis, run.interval(metric), row, colour)
-        axis.plot([], [], "o", color=colour, label=words)
+        axis.plot([], [], "o", color=colour, label=label)
     figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=2)
     return figure
 
 
-def numeric_keys(runs: Sequence[SweepRun], least: int = 3) -> list[str]:
-    """Settings that are a number in every run and have several values."""
+def numeric_keys(runs: Sequence[SweepRun]) -> list[str]:
+    """Settings that are numbers in every run, with at least three values."""
     keys = [key for key in varied_keys(runs) if key not in REPEATS]
-    return [key for key in keys if len({_value(run, key) for run in runs} - {None}) >= least and _always(runs, key)]
+    values = {key: {_value(run, key) for run in runs} for key in keys}
+    return [key for key in keys if len(values[key]) >= 3 and None not in values[key]]
 
 
 def settings_figure(runs: Sequence[SweepRun], metric: str, keys: Sequence[str]) -> Figure:
-    """The final figure over each setting that is a number: a panel each, logarithmic where the values span decades.
+    """A final metric over each numeric setting, with a panel each; logarithmic if the values span a factor of 10.
 
     Args:
-        runs: Of the sweep; those without the figure are left out.
-        metric: The final figure.
+        runs: Runs of the sweep; those without the metric are left out.
+        metric: The final metric.
         keys: From `numeric_keys`, at least one.
     """
     figure = Figure(figsize=(1.2 + 3.6 * len(keys), 3.4), layout="constrained")
@@ -94,7 +96,7 @@ def settings_figure(runs: Sequence[SweepRun], metric: str, keys: Sequence[str]) 
         places = [value for run in runs if (value := _value(run, key)) is not None]
         if min(places) > 0 and max(places) / min(places) >= 10:
             axis.set_xscale("log")
-        axis.set_xlabel(key.removeprefix("schedule.phases."))
+        axis.set_xlabel(key.removeprefix(PHASES))
         axis.grid(color="#e5e5e5", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
         _format(axis.yaxis, metric)
@@ -108,19 +110,19 @@ def curves_figure(
     tags: Sequence[str],
     phases: Mapping[str, int],
 ) -> Figure:
-    """Learning curves of all runs by epoch, a panel per tag, with a line where a phase ends.
+    """Learning curves of all runs by epoch, with a panel per tag and a dotted line at the end of each phase.
 
     Args:
-        settings: In the order of `ranking_figure`, whose colours they get; those beyond its colours are light grey.
-        curves: By the name of the run's folder, then by tag.
-        tags: What to draw.
-        phases: Epochs by phase; empty where runs differ in them.
+        settings: In the order of `ranking_figure`, and with its colours; further settings are light grey.
+        curves: By name of the run folder, then by tag.
+        tags: The curves to draw.
+        phases: Epochs by phase; empty if the runs differ in them.
     """
     figure = Figure(figsize=(8.6, 0.9 + 2.7 * len(tags) + 0.22 * min(len(settings), _COLOURED)), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(tags), 1, sharex=True, squeeze=False)[:, 0]
     for axis, tag in zip(panels, tags, strict=True):
-        for row, setting in reversed(list(enumerate(settings))):  # the best on top
+        for row, setting in reversed(list(enumerate(settings))):  # the best setting is drawn last, above the others
             for run in setting.runs:
                 curve = curves.get(run.folder.name, {}).get(tag, {})
                 colour = COLOURS[row] if row < _COLOURED else _LIGHT
@@ -128,7 +130,7 @@ def curves_figure(
                 axis.plot(list(curve), list(curve.values()), color=colour, linewidth=1.4, alpha=0.85, marker=marker)
         heights = [height for of_run in curves.values() for height in of_run.get(tag, {}).values()]
         if tag.endswith("/loss") and heights and max(heights) > 10 * min(heights) > 0:
-            axis.set_yscale("log")  # one loss that explodes would flatten all others
+            axis.set_yscale("log")  # otherwise one diverging loss hides all others
         axis.set_ylabel(tag)
         axis.grid(axis="y", color="#e5e5e5", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
@@ -144,7 +146,7 @@ def curves_figure(
 
 
 def _rows(names: Sequence[str], label: str, metric: str | None = None) -> tuple[Figure, Axes]:
-    """An empty figure with a named row for everything that is to be drawn over a final figure."""
+    """An empty figure with a named row for every name, and the axis of a metric."""
     figure = Figure(figsize=(8.6, 1.1 + 0.42 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
@@ -178,7 +180,7 @@ def _mark_phases(axis: Axes, phases: Mapping[str, int], named: bool) -> None:
 
 def _format(axis: Axis, metric: str) -> None:
     axis.axes.set_axisbelow(True)
-    if is_share(metric):
+    if is_proportion(metric):
         axis.set_major_formatter(PercentFormatter(1.0))
 
 
@@ -187,10 +189,6 @@ def _value(run: SweepRun, key: str) -> float | None:
         return float(run.overrides[key])
     except (KeyError, ValueError):
         return None
-
-
-def _always(runs: Sequence[SweepRun], key: str) -> bool:
-    return all(_value(run, key) is not None for run in runs)
 
 
 def _wrapped(name: str, width: int = 44) -> str:

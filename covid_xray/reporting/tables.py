@@ -1,7 +1,8 @@
-"""Results as tables of words, for the report, the console and the model card alike."""
+"""Results as tables of text, for the report, the console and the model card."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from covid_xray.metrics.scores import LABELS, OVERALL, PER_CLASS, PROPORTIONS
 from covid_xray.metrics.thresholds import OperatingResult
 from covid_xray.reporting.published import PUBLISHED_HEADER, published_rows
 
+if TYPE_CHECKING:
+    import rich.table
+
 PERCENT = ("accuracy", "no_information_rate", "balanced_accuracy", *PROPORTIONS)
 
 
@@ -21,9 +25,9 @@ class Table:
 
     Attributes:
         header: Column titles.
-        rows: Cells; the first of each row names it.
-        caption: What it shows.
-        note: Words below it.
+        rows: Cells; the first cell of a row is its name.
+        caption: Text above the table.
+        note: Text below the table.
     """
 
     header: tuple[str, ...]
@@ -32,17 +36,36 @@ class Table:
     note: str = ""
 
 
+def console_table(table: Table) -> "rich.table.Table":
+    """A table for the console; columns of numbers are right-justified, and text such as ``[red]`` is no markup."""
+    from rich.table import Table as ConsoleTable
+    from rich.text import Text
+
+    title, note = Text(table.caption, style="table.title"), Text(table.note, style="table.caption")
+    found = ConsoleTable(title=title, title_justify="left", caption=note or None, caption_justify="left")
+    for name, *cells in zip(table.header, *table.rows, strict=True):
+        numeric = all(cell.replace(",", "").replace(".", "").isdecimal() for cell in cells if cell)
+        found.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+    for row in table.rows:
+        found.add_row(*map(Text, row))
+    return found
+
+
 def overall_table(variants: Mapping[str, Estimates]) -> Table:
-    """All figures of merit that belong to no class, one column per variant (with and without calibration or TTA)."""
+    """All metrics that do not belong to a class, with one column per variant, such as with and without calibration."""
     rows = [
         (LABELS[name], *(metric_text(name, estimates.intervals[name]) for estimates in variants.values()))
         for name in OVERALL
     ]
-    return Table(("figure of merit", *variants), tuple(rows), "Overall, with 95 % intervals", _methods(variants))
+    note = (
+        "Accuracy, sensitivity, specificity, PPV and NPV: exact intervals for the effective number of images given the "
+        f"patients; all others: {next(iter(variants.values())).resamples:,} bootstrap resamples of patients."
+    )
+    return Table(("metric", *variants), tuple(rows), "Overall, with 95 % intervals", note)
 
 
 def class_table(estimates: Estimates) -> Table:
-    """All figures of merit of every class, with the warning about few cases in the column's last cell."""
+    """All metrics of every class; the last row warns of classes with few cases."""
     names = tuple(estimates.cases)
     rows = [("test images", *(f"{estimates.cases[name]:,}" for name in names))]
     rows.append(("patients", *(f"{estimates.patients[name]:,}" for name in names)))
@@ -53,94 +76,81 @@ def class_table(estimates: Estimates) -> Table:
     warnings = [few_cases_warning(name, estimates.cases[name], estimates.patients[name]) for name in names]
     if any(warnings):
         rows.append(("warning", *warnings))
-    return Table(("figure of merit", *names), tuple(rows), "By class, each against all others, with 95 % intervals")
+    return Table(("metric", *names), tuple(rows), "By class, each against all others, with 95 % intervals")
 
 
 def operating_table(results: Sequence[OperatingResult]) -> Table:
-    """Operating points: chosen on validation, sensitivity and specificity on test, PPV and NPV at the prevalence."""
+    """Operating points chosen on validation images: sensitivity and specificity on test images, PPV and NPV."""
     header = ("class", "rule", "threshold", "validation", "test sensitivity", "test specificity", "PPV", "NPV")
     rows = []
     for result in results:
         point = result.point
         chosen = f"{100 * point.sensitivity:.1f} % sensitivity, {100 * point.specificity:.1f} % specificity"
-        numbers = (result.sensitivity, result.specificity, result.ppv, result.npv)
-        texts = tuple(interval.text(percent=True) for interval in numbers)
+        intervals = (result.sensitivity, result.specificity, result.ppv, result.npv)
+        texts = tuple(interval.text(percent=True) for interval in intervals)
         rows.append((point.class_name, point.rule, f"{point.threshold:.3f}", chosen, *texts))
     known = sorted({(r.point.class_name, r.prevalence) for r in results if not np.isnan(r.prevalence)})
     at = ", ".join(f"{name} {100 * prevalence:g} %" for name, prevalence in known)
-    note = f"PPV and NPV at a prevalence of {at}." if at else "PPV and NPV need a prevalence: set it."
+    note = f"PPV and NPV at a prevalence of {at}." if at else "PPV and NPV need a prevalence: set prevalence=..."
     return Table(header, tuple(rows), "Operating points, chosen on validation images only", note)
 
 
 def published_table(name: str, estimates: Estimates, covid: str | None, data: str) -> Table:
-    """This run above the published results.
+    """This run in the first row, published results below.
 
     Args:
-        name: What to call this run.
+        name: Name of this run.
         estimates: Its results.
-        covid: Which class is COVID-19; None if none is.
-        data: What it was tested on and how that was split, in words.
+        covid: The COVID-19 class, or None.
+        data: Description of the test data and their split.
     """
     accuracy = estimates.intervals["accuracy"].text(percent=True)
     sensitivity = "no such class"
     if covid is not None:
         sensitivity = estimates.intervals[f"sensitivity/{covid}"].text(percent=True)
         sensitivity += f", {estimates.cases[covid]} images of {estimates.patients[covid]} patients"
-    own = (name, accuracy, sensitivity, data, "This run.", "")
+    this_run = (name, accuracy, sensitivity, data, "This run.", "")
     note = (
-        "Intervals of published rows are recomputed from their counts, images taken as independent: with several "
-        "images per patient they are too narrow."
+        "Intervals of published rows are recomputed from their counts under the assumption that images are "
+        "independent: with several images per patient they are too narrow."
     )
-    return Table(PUBLISHED_HEADER, (own, *published_rows()), "Beside the published", note)
+    return Table(PUBLISHED_HEADER, (this_run, *published_rows()), "This run and published results", note)
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Two models and their paired difference in all figures of merit that belong to no class, then McNemar's test."""
+    """Two models and their paired difference in all metrics that do not belong to a class, with McNemar's test."""
     first, second = comparison.names
     rows = []
     for name in OVERALL:
-        if name == "no_information_rate":
+        if name == "no_information_rate":  # depends on the images only
             continue
         values = (Interval(value, np.nan, np.nan) for value in (comparison.a[name], comparison.b[name]))
-        rows.append(
-            (
-                LABELS[name],
-                *(metric_text(name, value) for value in values),
-                metric_text(name, comparison.differences[name]),
-            )
-        )
+        intervals = (*values, comparison.differences[name])
+        rows.append((LABELS[name], *(metric_text(name, interval) for interval in intervals)))
     test = comparison.mcnemar
     note = (
         f"McNemar's exact test: only {first} is right on {test.only_a} images, only {second} on {test.only_b}; "
         f"p = {test.p:.3g}. {test.note}"
     )
-    header = ("figure of merit", first, second, f"{second} minus {first}")
+    header = ("metric", first, second, f"{second} minus {first}")
     return Table(header, tuple(rows), "Paired comparison on the same images, with 95 % intervals", note.strip())
 
 
 def fold_values_table(table: Mapping[str, Mapping[str, float]], names: Sequence[str] = OVERALL) -> Table:
-    """What `covid_xray.metrics.estimates.fold_table` found, for some figures of merit."""
-    header = ("figure of merit", *(column for column in table[names[0]]))
+    """Some metrics of a `covid_xray.metrics.estimates.fold_table`: the value of every fold, mean and SD."""
+    header = ("metric", *table[names[0]])
     rows = tuple(
         (_label(name), *("n/a" if np.isnan(value) else f"{value:.3f}" for value in table[name].values()))
         for name in names
     )
-    return Table(header, rows, "By fold", "SD describes the spread of the folds; folds share training images.")
+    return Table(header, rows, "By fold", "SD is the spread over the folds; folds share training images.")
 
 
 def metric_text(name: str, interval: Interval) -> str:
-    """A figure of merit with its interval, in percent where that is usual."""
+    """A metric with its interval, in percent where that is usual."""
     return interval.text(percent=name.partition("/")[0] in PERCENT)
 
 
 def _label(name: str) -> str:
-    metric, _, own = name.partition("/")
-    return f"{LABELS[metric]}, {own}" if own else LABELS[metric]
-
-
-def _methods(variants: Mapping[str, Estimates]) -> str:
-    resamples = next(iter(variants.values())).resamples
-    return (
-        "Accuracy, sensitivity, specificity, PPV and NPV: exact intervals for the effective number of images given the "
-        f"patients; all else: {resamples:,} bootstrap resamples of patients."
-    )
+    metric, _, class_name = name.partition("/")
+    return f"{LABELS[metric]}, {class_name}" if class_name else LABELS[metric]

@@ -1,25 +1,26 @@
-"""What is learnt on a run's validation images and stored with it: temperature, thresholds, what looks unfamiliar."""
+"""Calibration on a run's validation images: temperature, operating points, out-of-distribution limit."""
 
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from scipy import special
 
 from covid_xray.errors import UserError
 from covid_xray.files import write_atomically
 from covid_xray.metrics.calibration import Temperature, apply_temperature, fit_temperature
 from covid_xray.metrics.predictions import Predictions
 from covid_xray.metrics.thresholds import OperatingPoint, choose_operating_point
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from covid_xray.runs.load import Run
+from covid_xray.runs.folder import read_json
+from covid_xray.runs.images import own_images, own_records
+from covid_xray.runs.inference import WHOLE, infer
+from covid_xray.runs.load import Run
 
 FloatArray = npt.NDArray[np.float64]
 Features = npt.NDArray[np.float32]
@@ -28,17 +29,18 @@ FALSE_ALARMS = 0.05
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the validation images taught.
+    """What the validation images gave.
 
     Attributes:
         checkpoint_sha256: SHA-256 of the checkpoint that it belongs to.
         images: Number of validation images.
         temperature: What logits are divided by.
-        ood_limit: Value of `ood_score` above which an image counts as unlike the training images.
+        ood_limit: Limit of `ood_score`; an image above it is flagged as unlike the training images.
         features: Mean and spread of the validation images' features, float32 in base64; empty if there are none.
-        confidence_limit: Calibrated probability of the predicted class below which an answer counts as unsure.
+        confidence_limit: Limit of the calibrated probability of the predicted class; a prediction below it is flagged
+            as unsure.
         points: Operating points of every class.
-        warnings: What could not be learnt, in words.
+        warnings: One sentence for each value that could not be found.
     """
 
     checkpoint_sha256: str
@@ -52,11 +54,11 @@ class Calibration:
 
 
 def ood_score(logits: FloatArray, features: Features | None, known: str) -> FloatArray:
-    """How unlike the validation images every image is (n,).
+    """Out-of-distribution score of every image (n,): high for images unlike the validation images.
 
-    With features, their distance from the mean, in standard deviations, as root mean square over the features: noise
-    and other things that are no X-rays lie far off. Without, the energy of the logits (Liu et al. 2020), which is high
-    where no class is spoken for; it does not notice noise.
+    With features, the distance from their mean, in standard deviations, as root mean square over the features; noise
+    and images that are no X-rays have a high score. Without features, the energy of the logits (Liu et al. 2020), which
+    is high if no class has a high logit; it does not detect noise.
 
     Args:
         logits: Of every image (n, c).
@@ -64,8 +66,6 @@ def ood_score(logits: FloatArray, features: Features | None, known: str) -> Floa
         known: `Calibration.features`; empty for the energy.
     """
     if features is None or not known:
-        from scipy import special
-
         energy: FloatArray = -special.logsumexp(logits, axis=1)
         return energy
     centre, spread = np.frombuffer(base64.b64decode(known), dtype="<f4").reshape(2, -1).astype(np.float64)
@@ -80,7 +80,7 @@ def learn(
     class_names: Sequence[str],
     checkpoint_sha256: str,
 ) -> Calibration:
-    """Learn everything that validation images may teach; `FALSE_ALARMS` of them lie beyond either limit."""
+    """Fit everything on validation images; a share of `FALSE_ALARMS` of them is beyond each limit."""
     temperature = fit_temperature(labels, logits)
     probabilities = apply_temperature(logits, temperature.value)
     validation = Predictions.build(labels, probabilities, class_names)
@@ -103,56 +103,39 @@ def learn(
     )
 
 
-def calibration_of(
-    run: "Run", records: "pd.DataFrame | None", workers: int | None = None
+def calibrate(
+    run: Run, records: pd.DataFrame | None = None, threads: int | None = None
 ) -> tuple[Calibration | None, str]:
-    """The stored calibration, or one learnt now and stored; or None, with the reason in words.
+    """The stored calibration of a run, or a new one from its validation images, which is stored.
 
     Args:
         run: The trained run.
-        records: The run's own data with its files, or None where it cannot be had.
-        workers: Loader processes.
-    """
-    file = run.folder.path / "calibration.json"
-    stored = _read(file)
-    found = stored.get(run.checkpoint)
-    # One of another version of this software is made anew.
-    names = {field.name for field in fields(Calibration)}
-    if isinstance(found, dict) and set(found) == names and found["checkpoint_sha256"] == run.checkpoint_sha256:
-        return _from_dict(found, file), ""
-    if records is None:
-        return None, "the run's validation images are not here, so nothing could be calibrated"
-    from covid_xray.runs.images import own_images
-    from covid_xray.runs.inference import WHOLE, infer
+        records: The run's own data; None: read it as the run's configuration says.
+        threads: Threads that read images.
 
+    Returns:
+        The calibration, or None and the reason why there is none.
+    """
+    stored = read_json(run.folder.calibration)
+    found = stored.get(run.checkpoint)
+    if isinstance(found, dict) and found.get("checkpoint_sha256") == run.checkpoint_sha256:
+        return _from_dict(found, run.folder.calibration), ""
     try:
-        table = own_images(run.splits, records, "val")
+        table = own_images(run.splits, own_records(run) if records is None else records, "val")
     except UserError as error:
         return None, str(error)
     numbers = {name: number for number, name in enumerate(run.class_names)}
     files, labels = list(table["file"]), [numbers[label] for label in table["label"]]
-    outputs = infer(run, files, feature_rows=range(len(files)), workers=workers, what="Validation images")
-    learnt = learn(labels, outputs.logits[WHOLE], outputs.features, run.class_names, run.checkpoint_sha256)
-    write_atomically(file, json.dumps(stored | {run.checkpoint: asdict(learnt)}, indent=2) + "\n")
-    return learnt, ""
+    outputs = infer(run, files, feature_rows=range(len(files)), threads=threads, what="Validation images")
+    new = learn(labels, outputs.logits[WHOLE], outputs.features, run.class_names, run.checkpoint_sha256)
+    write_atomically(run.folder.calibration, json.dumps(stored | {run.checkpoint: asdict(new)}, indent=2) + "\n")
+    return new, ""
 
 
 def _summary(features: Features) -> str:
-    # A feature that never varied would count without end where it varies by a hair.
+    # A feature that is constant on the validation images would dominate the distance.
     spread = np.maximum(features.std(axis=0), 1e-3 * max(float(features.std()), 1e-6))
     return base64.b64encode(np.stack([features.mean(axis=0), spread]).astype("<f4").tobytes()).decode("ascii")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); remove it, and it is made anew") from None
-    if not isinstance(stored, dict):
-        raise UserError(f"{file} is damaged; remove it, and it is made anew")
-    return stored
 
 
 def _from_dict(found: dict[str, Any], file: Path) -> Calibration:
@@ -166,4 +149,4 @@ def _from_dict(found: dict[str, Any], file: Path) -> Calibration:
             }
         )
     except (TypeError, KeyError) as error:
-        raise UserError(f"{file} is damaged ({error}); remove it, and it is made anew") from None
+        raise UserError(f"{file} is damaged ({error}); remove it, and it is made again") from None

@@ -1,39 +1,44 @@
-"""Logits and features of many images: every image once, under any number of conditions at a time."""
+"""Logits and features of many images: the one inference pipeline of `predict` and `evaluate`."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from rich.console import Console
+from rich.progress import track
+from scipy import special
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
-from covid_xray.data.augmentation import Augmentation
+from covid_xray.data.augmentation import Augmentation, resize
 from covid_xray.data.datamodule import default_workers
-from covid_xray.data.dataset import XrayDataset, collate
-from covid_xray.data.sampling import Sample
+from covid_xray.data.images.grey import GreyImage
+from covid_xray.data.images.read import read_image
 from covid_xray.errors import UserError
 from covid_xray.runs.load import Run
 
 Images = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
 Condition = Callable[[Images], Images]
+T = TypeVar("T")
+R = TypeVar("R")
 WHOLE = "whole image"
-# fastai 1's `learn.TTA`: each corner, straight and mirrored, enlarged by 1.35, with the other augmentations drawn anew.
+# fastai 1's `learn.TTA`: each corner, plain and mirrored, enlarged by 1.35, with the other augmentations drawn again.
 TTA_PASSES, TTA_SCALE, TTA_BETA = 8, 1.35, 0.4
-_FEW = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What the network said.
+    """What the network computed.
 
     Attributes:
         logits: By condition, (n, c).
-        features: Means of the last feature map (rows asked for, d); None if the network has none or none was wanted.
+        features: Means of the last feature map (selected rows, d); None if none were asked for.
     """
 
     logits: Mapping[str, FloatArray]
@@ -45,18 +50,18 @@ def infer(
     files: Sequence[str],
     conditions: Mapping[str, Condition] | None = None,
     feature_rows: Collection[int] = (),
-    workers: int | None = None,
+    threads: int | None = None,
     what: str = "Images",
 ) -> Outputs:
-    """Run the network over images at the run's size, unaugmented.
+    """Run the network over images at the run's size, without augmentation.
 
     Args:
         run: The trained run.
         files: Image files.
-        conditions: Changes of the resized pixels, by name; each is a further run over the images.
+        conditions: Changes of the resized pixels, by name; each is a further pass of the network.
         feature_rows: Numbers of the images whose features are wanted.
-        workers: Loader processes; None for what the machine has.
-        what: Word for the progress bar.
+        threads: Threads that read images; None for the number of cores, at most 8.
+        what: Name of the images in the progress bar.
 
     Raises:
         UserError: If an image cannot be read, or a logit is not finite.
@@ -64,47 +69,45 @@ def infer(
     changes = dict(conditions or {})
     logits: dict[str, list[FloatArray]] = {name: [] for name in (WHOLE, *changes)}
     features, first, wanted = [], 0, set(feature_rows)
-    samples = [Sample(row, run.image_size, None) for row in range(len(files))]
-    for images in _batches(run, files, samples, Augmentation(), workers, what):
+    for images in _batches(run, image_reader(run), files, threads, what):
         rows = [row - first for row in range(first, first + len(images)) if row in wanted]
         first += len(images)
-        answer, seen = answer_batch(run, images, bool(rows))
+        answer, seen = infer_batch(run, torch.from_numpy(images).unsqueeze(1), bool(rows))
         logits[WHOLE].append(answer)
         if seen is not None:
             features.append(seen[rows])
         for name, change in changes.items():
-            changed = torch.from_numpy(change(images[:, 0].numpy())).unsqueeze(1)
-            logits[name].append(answer_batch(run, changed)[0])
-    joined = {name: _join(parts, len(run.class_names)) for name, parts in logits.items()}
+            logits[name].append(infer_batch(run, torch.from_numpy(change(images)).unsqueeze(1))[0])
+    joined = {name: np.concatenate(parts) for name, parts in logits.items()}
     return Outputs(joined, np.concatenate(features) if features else None)
 
 
 def infer_augmented(
-    run: Run, files: Sequence[str], augment: Augmentation, seed: int, workers: int | None = None
+    run: Run, files: Sequence[str], augment: Augmentation, seed: int, threads: int | None = None
 ) -> FloatArray:
     """Mean probabilities (n, c) over fastai's eight augmented views of every image.
 
     Args:
         run: The trained run.
         files: Image files.
-        augment: The run's augmentation without zoom and mirroring, which the views themselves bring.
+        augment: The run's augmentation without zoom and flip, which the views bring themselves.
         seed: Seed of the augmentation.
-        workers: Loader processes; None for what the machine has.
+        threads: Threads that read images.
     """
-    from scipy import special
-
     total = np.zeros((len(files), len(run.class_names)))
     for view in range(TTA_PASSES):
-        samples = [Sample(row, run.image_size, (seed, view, row)) for row in range(len(files))]
-        what = f"Augmented view {view + 1} of {TTA_PASSES}"
-        batches = _batches(run, files, samples, augment, workers, what)
-        answers = [answer_batch(run, corner_view(images, view))[0] for images in batches]
-        total += special.softmax(_join(answers, len(run.class_names)), axis=1)
+
+        def read(row: int, view: int = view) -> GreyImage:
+            return augment(resize(read_image(files[row]), run.base_size), run.image_size, (seed, view, row))
+
+        batches = _batches(run, read, range(len(files)), threads, f"Augmented view {view + 1} of {TTA_PASSES}")
+        views = (corner_view(torch.from_numpy(images).unsqueeze(1), view) for images in batches)
+        total += special.softmax(np.concatenate([infer_batch(run, images)[0] for images in views]), axis=1)
     return total / TTA_PASSES
 
 
 def corner_view(images: Tensor, view: int, scale: float = TTA_SCALE) -> Tensor:
-    """One of eight views of uint8 images (n, 1, s, s): a corner enlarged by ``scale``, from 4 on mirrored."""
+    """One of eight views of uint8 images (n, 1, s, s): a corner enlarged by ``scale``, mirrored from view 4 on."""
     keep = 1 / scale
     shift = 1 - keep
     mirror = -1.0 if view & 4 else 1.0
@@ -115,81 +118,86 @@ def corner_view(images: Tensor, view: int, scale: float = TTA_SCALE) -> Tensor:
     return F.grid_sample(images.float(), grid, align_corners=False, padding_mode="border").round().to(torch.uint8)
 
 
-def answer_batch(
+def infer_batch(
     run: Run, images: Tensor, with_features: bool = False
 ) -> tuple[FloatArray, npt.NDArray[np.float32] | None]:
-    """Logits (n, c) and, where wanted and there are any, features (n, d) of uint8 images (n, 1, s, s).
+    """Logits (n, c) and, if asked for, features (n, d) of uint8 images (n, 1, s, s).
 
     A batch that does not fit into the accelerator's memory is halved.
 
     Raises:
         UserError: If a single image does not fit, or a logit is not finite.
     """
-    caught: list[Tensor] = []
-    body = getattr(run.module.network, "body", None) if with_features else None
-    hook = body.register_forward_hook(lambda _m, _i, output: caught.append(output)) if body is not None else None
+    network: Any = run.module.network
+    features = None
     try:
         with torch.inference_mode(), _precision(run):
-            logits = run.module(images.to(run.device, non_blocking=True)).double().cpu().numpy()
+            on_device = images.to(run.device, non_blocking=True)
+            if with_features:
+                maps = network.features(run.module.normalise(on_device))
+                logits = network.head(maps).double().cpu().numpy()
+                features = maps.float().mean(dim=(2, 3) if maps.ndim == 4 else 1).cpu().numpy()
+            else:
+                logits = run.module(on_device).double().cpu().numpy()
     except torch.cuda.OutOfMemoryError:
         if len(images) == 1:
             raise UserError(f"one image of {run.image_size} pixels does not fit into the GPU's memory") from None
         half = len(images) // 2
-        parts = [answer_batch(run, part, with_features) for part in (images[:half], images[half:])]
+        parts = [infer_batch(run, part, with_features) for part in (images[:half], images[half:])]
         seen = [part[1] for part in parts if part[1] is not None]
         return np.concatenate([part[0] for part in parts]), np.concatenate(seen) if seen else None
-    finally:
-        if hook is not None:
-            hook.remove()
     if not np.isfinite(logits).all():
         raise UserError(f"the {run.checkpoint} checkpoint of {run.folder.path} gives numbers that are not finite")
-    features = caught[0].float().mean(dim=(2, 3)).cpu().numpy() if caught and caught[0].ndim == 4 else None
     return logits, features
 
 
-def plain_images(run: Run, files: Sequence[str]) -> Tensor:
-    """Some images at the run's size, as uint8 (n, 1, s, s)."""
-    dataset = XrayDataset(files, [0] * len(files), Augmentation(), run.base_size)
-    return collate([dataset[Sample(row, run.image_size, None)] for row in range(len(files))])[0]
+def image_reader(run: Run) -> Callable[[str], GreyImage]:
+    """A function that reads an image file at the run's size, with the same pixels as in training."""
+
+    def read(file: str) -> GreyImage:
+        return resize(resize(read_image(file), run.base_size), run.image_size)
+
+    return read
+
+
+def read_ahead(
+    read: Callable[[T], R], items: Iterable[T], step: int, threads: int | None = None
+) -> Iterator[tuple[list[T], list[R]]]:
+    """Yield items and what was read of them, ``step`` at a time; the next batch is read in the meantime.
+
+    Two batches are in memory, independent of the number of items.
+    """
+    remaining = iter(items)
+    with ThreadPoolExecutor(threads or default_workers()) as pool:
+        waiting: tuple[list[T], list[Future[R]]] | None = None
+        try:
+            while batch := list(islice(remaining, step)):
+                coming = (batch, [pool.submit(read, item) for item in batch])
+                if waiting is not None:
+                    yield waiting[0], [future.result() for future in waiting[1]]
+                waiting = coming
+            if waiting is not None:
+                yield waiting[0], [future.result() for future in waiting[1]]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _precision(run: Run) -> Any:
     kinds = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     kind = kinds.get(run.precision)
-    # float16 is not computed in by CPUs; a run of mixed precision keeps float32 weights, so float32 is safe there.
+    # CPUs do not compute in float16; a run of mixed precision keeps float32 weights, so float32 is safe there.
     enabled = kind is not None and not (kind is torch.float16 and run.device.type == "cpu")
     return torch.autocast(run.device.type, dtype=kind or torch.bfloat16, enabled=enabled)
 
 
 def _batches(
-    run: Run,
-    files: Sequence[str],
-    samples: Sequence[Sample],
-    augment: Augmentation,
-    workers: int | None,
-    what: str,
-) -> Iterator[Tensor]:
-    from rich.console import Console
-    from rich.progress import track
-
-    if not files:
+    run: Run, read: Callable[[Any], GreyImage], items: Sequence[Any], threads: int | None, what: str
+) -> Iterator[Images]:
+    """Images (batch, s, s), with a progress bar."""
+    if not items:
         raise UserError("there are no images: the data set is empty")
-    dataset = XrayDataset(files, [0] * len(files), augment, run.base_size)
-    step = run.batch_size
-    batches = [list(samples[first : first + step]) for first in range(0, len(samples), step)]
-    # Starting processes takes longer than a few images.
-    processes = 0 if len(files) <= _FEW else default_workers() if workers is None else workers
-    loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=batches, num_workers=processes, collate_fn=collate)
     console = Console(stderr=True)
-    try:
-        for images, _ in track(loader, what, len(batches), console=console, disable=not console.is_terminal):
-            yield images
-    except RuntimeError as error:
-        # What a loader process raises comes back as a traceback in the words of a RuntimeError.
-        if "ImageError: " not in str(error):
-            raise
-        raise UserError(str(error).strip().rsplit("ImageError: ", 1)[-1]) from None
-
-
-def _join(parts: list[FloatArray], classes: int) -> FloatArray:
-    return np.concatenate(parts) if parts else np.zeros((0, classes))
+    total = -(-len(items) // run.batch_size)
+    batches = read_ahead(read, items, run.batch_size, threads)
+    for _, images in track(batches, what, total, console=console, disable=not console.is_terminal):
+        yield np.stack(images)

@@ -1,1 +1,1 @@
-"""What is in the folder of a sweep: its jobs, their status, their table."""
+"""The folder of a sweep: its jobs, their names and status, its table, and the GPU of each job. Without Hydra."""

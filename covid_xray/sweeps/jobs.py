@@ -1,23 +1,25 @@
-"""A sweep read back from what lies in its run folders, whoever ran the jobs and however often they were stopped."""
+"""The jobs of a sweep: planned, started, failed, and read back from their run folders.
 
-import csv
-import io
+The files alone decide, so any launcher may run the jobs, and a stopped sweep can continue.
+"""
+
 import json
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from covid_xray.errors import UserError
+from covid_xray.files import lock, write_atomically
+from covid_xray.runs.folder import FAILURE_FILE, JOB_FILE, METRICS_FILE, read_json, seconds_spent
+from covid_xray.sweeps.names import job_overrides, run_name
 
 if TYPE_CHECKING:
     from covid_xray.metrics.intervals import Interval
 
-PLAN = "jobs.json"  # in a sweep's folder: the overrides of every job that was planned, by name of its run folder
-JOB = "job.json"  # in a run's folder: overrides and the time of the first start
-FAILURE = "failure.txt"  # in a run's folder: why the last attempt failed, in its first line
-CLOCK = "runtime.json"  # in a run's folder: seconds spent so far, and when the attempt that runs now was begun
+PLAN = "jobs.json"  # in a sweep's folder: the overrides of every planned job, by the name of its run folder
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,12 @@ class SweepRun:
     """One job of a sweep.
 
     Attributes:
-        folder: Its run folder; need not exist.
+        folder: Its run folder; it exists once the job has started.
         overrides: Value by setting, as given to the job.
-        status: ``finished``, ``partial`` (begun, and to be continued), ``failed`` or ``missing`` (planned, not begun).
-        metrics: Final figures by name, such as ``val/accuracy``; empty unless finished.
-        seconds: Wall-clock time over all restarts, without what was lost to kills; None if not known.
-        error: The sentence that tells why it failed; None if it did not.
+        status: ``finished``, ``partial`` (started, not finished), ``failed`` or ``missing`` (planned, not started).
+        metrics: Final metrics by name, such as ``val/accuracy``; empty unless finished.
+        seconds: Wall-clock time over all sessions, without work that a kill lost; None if unknown.
+        error: Why the job failed, in one sentence; None if it did not fail.
     """
 
     folder: Path
@@ -41,17 +43,21 @@ class SweepRun:
     error: str | None = None
 
     def interval(self, metric: str) -> "Interval":
-        """A figure with Wilson's interval, if it is the share of a counted number of images.
+        """A metric with Wilson's interval, if it is a proportion of a known number of images.
 
-        Images of one patient count as independent here; `covid-xray evaluate` does better.
+        Images of one patient count as independent here; `covid-xray evaluate` takes patients into account.
 
         Args:
             metric: Such as ``val/accuracy``, ``test/recall/normal`` or ``val/loss``.
 
         Returns:
-            Nan without limits where the run has no such figure; no limits where it is no share.
+            The value with limits; the limits are nan if the metric is no proportion, and the value is nan if the run
+            does not have the metric.
         """
-        from covid_xray.metrics.intervals import Interval, wilson_interval  # not before needed: imports scipy
+        from covid_xray.metrics.intervals import (  # imported here because scipy is slow to load
+            Interval,
+            wilson_interval,
+        )
 
         value = self.metrics.get(metric, math.nan)
         split, _, name = metric.partition("/")
@@ -62,16 +68,82 @@ class SweepRun:
         return wilson_interval(round(value * trials), trials)
 
 
-def read_sweep(folder: Path) -> list[SweepRun]:
-    """Every job of a sweep: the planned ones in their order, then others in the order in which they were begun.
+def lock_sweep(folder: Path) -> IO[str]:
+    """Create a sweep's folder and lock it for this process.
+
+    Returns:
+        The lock, which is held until it is closed or the process ends.
 
     Raises:
-        UserError: If the folder is none of a sweep, or one of its files is damaged.
+        UserError: If the folder cannot be written, or another process holds the lock.
     """
-    plan = _read_json(folder / PLAN)
-    begun = {file.parent.name: _read_json(file) for file in sorted(folder.glob(f"*/{JOB}"))}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = lock(folder / ".lock")
+    except OSError as error:
+        raise UserError(f"cannot write into the sweep's folder {folder}: {error.strerror or error}") from None
+    if held is None:
+        raise UserError(
+            f"another sweep runs in {folder}; wait until it ends, or choose another folder with hydra.sweep.dir=..."
+        )
+    return held
+
+
+def write_plan(folder: Path, jobs: Iterable[Sequence[str]], left_out: Iterable[str]) -> int:
+    """Record which jobs a sweep has, so that those that never started can be listed.
+
+    Args:
+        folder: The sweep's folder.
+        jobs: The override lines of each job.
+        left_out: Settings that the names of run folders leave out.
+
+    Returns:
+        Number of jobs.
+
+    Raises:
+        UserError: If two jobs would have the same run folder.
+    """
+    plan: dict[str, dict[str, str]] = {}
+    for lines in jobs:
+        name = run_name(lines, left_out)
+        if name in plan:
+            raise UserError(
+                f"two jobs of the sweep differ in nothing that changes a result, and both would run in {name}; "
+                f"leave one of them out"
+            )
+        plan[name] = job_overrides(lines)
+    write_atomically(folder / PLAN, json.dumps(plan, indent=2) + "\n")
+    return len(plan)
+
+
+def start_job(folder: Path, lines: Iterable[str]) -> None:
+    """Record in a run folder that its job starts, and remove the failure of an earlier session.
+
+    Args:
+        folder: The run folder.
+        lines: The job's override lines.
+    """
+    (folder / FAILURE_FILE).unlink(missing_ok=True)
+    if not (folder / JOB_FILE).is_file():
+        job = {"overrides": job_overrides(lines), "begun": time.time()}
+        write_atomically(folder / JOB_FILE, json.dumps(job) + "\n")
+
+
+def fail_job(folder: Path, sentence: str, details: str) -> None:
+    """Record in a run folder why its job failed: one sentence, then the details."""
+    write_atomically(folder / FAILURE_FILE, f"{sentence}\n{details}")
+
+
+def read_sweep(folder: Path) -> list[SweepRun]:
+    """Read all jobs of a sweep: first the planned ones in their order, then others in the order of their first start.
+
+    Raises:
+        UserError: If the folder holds no sweep, or one of its files is damaged.
+    """
+    plan = read_json(folder / PLAN)
+    begun = {file.parent.name: read_json(file) for file in sorted(folder.glob(f"*/{JOB_FILE}"))}
     if not plan and not begun:
-        raise UserError(f"{folder} is no sweep: no run folder with {JOB} lies in it")
+        raise UserError(f"{folder} is no sweep: it contains no run folder with {JOB_FILE}; give a sweep's folder")
     others = sorted((name for name in begun if name not in plan), key=lambda name: float(begun[name]["begun"]))
     return [
         _read_run(folder / name, begun[name]["overrides"] if name in begun else plan[name], name in begun)
@@ -79,63 +151,11 @@ def read_sweep(folder: Path) -> list[SweepRun]:
     ]
 
 
-def seconds_spent(folder: Path) -> float | None:
-    """Wall-clock seconds of a run over all attempts; None if it was never begun.
-
-    Of an attempt that was killed, the time to its newest checkpoint counts: what came after is lost and done again.
-    """
-    clock = _read_json(folder / CLOCK)
-    if not clock:
-        return None
-    seconds = float(clock["seconds"])
-    newest = folder / "checkpoints" / "last.ckpt"
-    if clock["begun"] is not None and newest.is_file():
-        seconds += max(0.0, newest.stat().st_mtime - float(clock["begun"]))
-    return seconds
-
-
-def shown_metrics(objective: str) -> list[str]:
-    """What a sweep's table shows: the objective, and beside one without an interval the accuracy on the same images."""
-    split, _, name = objective.partition("/")
-    return [objective] if name.split("/")[0] in ("accuracy", "recall") else [objective, f"{split}/accuracy"]
-
-
-def sweep_csv(runs: Sequence[SweepRun], objective: str) -> str:
-    """The table of a sweep as CSV: a row per job; figures as plain numbers, with the limits of their 95 % intervals."""
-    metrics = shown_metrics(objective)
-    limits = [column for metric in metrics for column in (metric, f"{metric} low", f"{metric} high")]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["job", "overrides", "status", *limits, "seconds", "folder", "error"])
-    for number, run in enumerate(runs):
-        intervals = [run.interval(metric) for metric in metrics]
-        figures = [_number(value) for i in intervals for value in (i.value, i.low, i.high)]
-        seconds = "" if run.seconds is None else f"{run.seconds:.1f}"
-        overrides = " ".join(f"{key}={value}" for key, value in run.overrides.items())
-        writer.writerow([number, overrides, run.status, *figures, seconds, run.folder.name, run.error or ""])
-    return text.getvalue()
-
-
 def _read_run(folder: Path, overrides: dict[str, str], begun: bool) -> SweepRun:
-    failure = folder / FAILURE
-    if failure.is_file():
+    failure, seconds = folder / FAILURE_FILE, seconds_spent(folder)
+    if failure.is_file():  # also if an earlier session finished
         error = failure.read_text(encoding="utf-8").split("\n")[0]
-        return SweepRun(folder, overrides, "failed", seconds=seconds_spent(folder), error=error)
-    metrics: dict[str, float] = _read_json(folder / "metrics.json")
+        return SweepRun(folder, overrides, "failed", seconds=seconds, error=error)
+    metrics: dict[str, float] = read_json(folder / METRICS_FILE)
     status = "finished" if metrics else "partial" if begun else "missing"
-    return SweepRun(folder, overrides, status, metrics, seconds_spent(folder))
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """What a file holds; empty if there is none."""
-    if not file.is_file():
-        return {}
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); remove it, or restore it") from None
-    return content
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6g}"
+    return SweepRun(folder, overrides, status, metrics, seconds)

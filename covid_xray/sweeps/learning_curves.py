@@ -1,19 +1,21 @@
-"""Learning curves by epoch, read back from a run's TensorBoard files."""
+"""Learning curves by epoch, read from a run's TensorBoard files."""
 
 from collections.abc import Sequence
 from pathlib import Path
+
+from covid_xray.runs.folder import EVENTS
 
 Curve = dict[int, float]  # value by epoch, counted from 1
 
 
 def read_curves(folder: Path, tags: Sequence[str]) -> dict[str, Curve]:
-    """Values that were logged once an epoch.
+    """Read values that were logged once per epoch.
 
-    Only the wanted scalars are kept, so that pictures cost no memory. What was logged after the checkpoint that a
-    killed run went on from is left out, as TensorBoard does.
+    Only the requested scalars are kept in memory, not the images. As in TensorBoard, values are left out that a killed
+    session logged after the checkpoint from which the run continued.
 
     Args:
-        folder: A run's folder; without TensorBoard files, curves are empty.
+        folder: A run folder; without TensorBoard files, the curves are empty.
         tags: Such as ``val/loss``.
 
     Returns:
@@ -23,7 +25,7 @@ def read_curves(folder: Path, tags: Sequence[str]) -> dict[str, Curve]:
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
     found: dict[str, dict[int, float]] = {tag: {} for tag in ("epoch", *tags)}  # value by step
-    for file in sorted(folder.glob("events.out.tfevents.*")):
+    for file in sorted(folder.glob(EVENTS)):
         for content in RawEventFileLoader(str(file)).Load():
             event = Event.FromString(content)
             if event.HasField("session_log") and event.session_log.status == SessionLog.START:

@@ -1,23 +1,21 @@
-"""What a run shows in TensorBoard besides its curves: settings, audit, a layout, and the final figures by settings."""
+"""What a run logs besides its curves: configuration, audit, charts, and the hyperparameters with the final metrics."""
 
 import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from covid_xray.commands.build import make
-from covid_xray.runs.folder import NON_RESULT_KEYS, RunFolder, flatten
-
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    from covid_xray.data.datamodule import XrayDataModule
-    from covid_xray.schedule import Schedule
-    from covid_xray.training.module import XrayClassifier
+from covid_xray.data.datamodule import XrayDataModule
+from covid_xray.plots.audit import audit_figure
+from covid_xray.schedule import Schedule
+from covid_xray.training.module import XrayClassifier
 
 Settings = dict[str, bool | float | str]
+LoggerFactory = Callable[..., Logger]
 
 FINAL = "final/"
 # A regular expression for each chart, so that runs with other classes or layer groups share the charts.
@@ -37,99 +35,100 @@ LAYOUT = {
         "share of the time waiting for data": ["Multiline", ["^data_wait_share$"]],
     },
 }
-# Settings, and groups of settings, that are no hyper-parameters.
-_LEFT_OUT = ("name", *NON_RESULT_KEYS)
-_LEFT_OUT_GROUPS = ("logger", "callbacks", "sweep", "hydra")
 
 
-def build_logger(cfg: DictConfig, folder: RunFolder, resume_from: Path | None) -> Any:
-    """The configured logger, told where a run takes up; false where the run keeps no log."""
-    if cfg.logger is None:
-        return False
-    extra: dict[str, Any] = {}
-    if cfg.logger["_target_"].endswith("TensorBoardLogger"):
-        # Steps after the checkpoint were logged before the kill and will be logged again; all of them without one.
-        extra["purge_step"] = _global_step(resume_from) if resume_from else 0
-    return make(cfg, "logger", save_dir=str(folder.path), **extra)
+@dataclass(frozen=True)
+class HyperParameters:
+    """What a run's table of hyperparameters shows.
+
+    Attributes:
+        settings: Value by flat name, none of them None.
+        changed: Names of the settings that the user changed; TensorBoard shows them first.
+    """
+
+    settings: Settings = field(default_factory=dict)
+    changed: Sequence[str] = ()
+
+
+def tensorboard_logger(save_dir: str, **settings: Any) -> TensorBoardLogger:
+    """TensorBoard events directly in the run folder."""
+    return TensorBoardLogger(save_dir, name="", version="", default_hp_metric=False, **settings)
+
+
+def create_logger(factory: LoggerFactory | None, folder: Path, resume_from: Path | None) -> Logger | None:
+    """Make a run's logger.
+
+    Args:
+        factory: Called with ``save_dir``; None: no logger.
+        folder: The run folder.
+        resume_from: The checkpoint that the run continues from; steps logged after it will be logged again.
+    """
+    if factory is None:
+        return None
+    target = getattr(factory, "func", factory)
+    if target is tensorboard_logger or (isinstance(target, type) and issubclass(target, TensorBoardLogger)):
+        return factory(save_dir=str(folder), purge_step=_global_step(resume_from) if resume_from else 0)
+    return factory(save_dir=str(folder))
 
 
 def log_start(
-    cfg: DictConfig, folder: RunFolder, logger: Any, data: "XrayDataModule", module: "XrayClassifier"
+    logger: Logger | None, config: str, hyper_parameters: HyperParameters, data: XrayDataModule, module: XrayClassifier
 ) -> None:
-    """Write settings, phases and audit as text, the layout of the charts, and the hyper-parameters."""
-    from covid_xray.reporting.audit import figure, markdown
+    """Log configuration, phases and audit as text, the layout of the charts, and the hyperparameters.
 
-    if (board := _tensorboard(logger)) is None:
+    Args:
+        logger: The run's logger; only TensorBoard shows these.
+        config: The configuration as YAML.
+        hyper_parameters: For the table of hyperparameters.
+        data: The data, set up.
+        module: The classifier.
+    """
+    if not isinstance(logger, TensorBoardLogger):
         return
-    writer = board.experiment
-    yaml = folder.config.read_text(encoding="utf-8")
-    writer.add_text("configuration", f"```yaml\n{yaml}```")
+    writer = logger.experiment
+    writer.add_text("configuration", f"```yaml\n{config}```")
     writer.add_text("phases", _phase_table(module.schedule))
     leaks = "".join(f"\n- **LEAKED: {leak}**" for leak in data.audit.leaks())
-    writer.add_text("audit", f"{_counts_table(data)}\n\n{markdown(data.audit)}{leaks}")
-    writer.add_figure("audit/associations", figure(data.audit))
+    writer.add_text("audit", f"{_counts_table(data)}\n\n{data.audit.to_markdown()}{leaks}")
+    writer.add_figure("audit/associations", audit_figure(data.audit))
     writer.add_custom_scalars(LAYOUT)
-    choices = {group: choice for group, choice in HydraConfig.get().runtime.choices.items() if "/" not in group}
-    settings = hyper_parameters(cfg, choices, module.schedule, module.group_names)
-    _log_session_start(board, settings, HydraConfig.get().overrides.task, module.class_names)
+    settings = dict(hyper_parameters.settings)
+    for name, phase in module.schedule.phases.items():
+        peak = module.schedule.max_lrs(phase, len(module.group_names))[-1]
+        settings[f"schedule.phases.{name}.max_lr.{module.group_names[-1]}"] = peak
+    _log_session_start(logger, settings, hyper_parameters.changed, module.class_names)
 
 
-def log_finish(logger: Any, metrics: dict[str, float], step: int) -> None:
-    """Write the final figures, as ``metrics.json`` has them, where the table of hyper-parameters finds them.
+def log_finish(logger: Logger | None, metrics: Mapping[str, float], step: int) -> None:
+    """Log the final metrics, as in ``metrics.json``, into the table of hyperparameters.
 
-    The curves' last points are not these figures: a run is tested with its best epoch, which may be an earlier one.
+    They differ from the last points of the curves: a run is tested with its best epoch, which may be an earlier one.
     """
     from tensorboard.plugins.hparams import api_pb2, metadata
     from tensorboard.plugins.hparams.plugin_data_pb2 import SessionEndInfo
 
-    if (board := _tensorboard(logger)) is None:
+    if not isinstance(logger, TensorBoardLogger):
         return
     for name, value in metrics.items():
-        board.experiment.add_scalar(FINAL + name, value, step)
+        logger.experiment.add_scalar(FINAL + name, value, step)
     end = SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
-    _write_hparams(board, metadata.SESSION_END_INFO_TAG, session_end_info=end)
-    board.experiment.close()
-
-
-def hyper_parameters(
-    cfg: DictConfig, choices: dict[str, str | None], schedule: "Schedule", groups: tuple[str, ...]
-) -> Settings:
-    """Everything that may change a run's result, under flat names, none of them None.
-
-    A name has the same type in all runs, whatever its value there: TensorBoard shows no run at all where it compares a
-    number with a word. So settings that may be either are words, and each phase's highest rate is given as a number
-    beside its ``max_lr``, which may be a list or a slice.
-
-    Args:
-        cfg: Composed configuration.
-        choices: What was chosen of each config group (``model=resnet50``), by the group's name.
-        schedule: The schedule.
-        groups: Names of the layer groups.
-    """
-    found: Settings = {group: choice or "null" for group, choice in choices.items() if group not in _LEFT_OUT_GROUPS}
-    for key, value in flatten(cfg).items():
-        if key in _LEFT_OUT or key.split(".")[0] in _LEFT_OUT_GROUPS:
-            continue
-        found[key] = str(value) if _may_be_a_word(key) else value
-    for name, phase in schedule.phases.items():
-        found[f"schedule.phases.{name}.max_lr.{groups[-1]}"] = phase.group_max_lrs(len(groups))[-1]
-    return found
+    _write_hparams(logger, metadata.SESSION_END_INFO_TAG, session_end_info=end)
+    logger.experiment.close()
 
 
 def _log_session_start(
-    board: "TensorBoardLogger", settings: Settings, overrides: list[str], class_names: list[str]
+    board: TensorBoardLogger, settings: Settings, changed: Sequence[str], class_names: list[str]
 ) -> None:
     from tensorboard.plugins.hparams import api_pb2, metadata
     from tensorboard.plugins.hparams.plugin_data_pb2 import SessionStartInfo
 
     types = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}
-    changed = [override.lstrip("+~").split("=")[0] for override in overrides]
     rates = [key for key in changed if key.endswith(".max_lr")]
     infos = [
         api_pb2.HParamInfo(
             name=key,
             type=types.get(type(value), api_pb2.DATA_TYPE_FLOAT64),
-            # TensorBoard shows these first: what was given on the command line is what runs differ in.
+            # TensorBoard shows these first: what the user changed is what runs differ in.
             differs=key in changed or key.rpartition(".")[0] in rates,
         )
         for key, value in settings.items()
@@ -147,8 +146,8 @@ def _log_session_start(
     _write_hparams(board, metadata.SESSION_START_INFO_TAG, session_start_info=start)
 
 
-def _write_hparams(board: "TensorBoardLogger", tag: str, **content: Any) -> None:
-    """Write a message of TensorBoard's HParams plugin, whose own way to do so needs TensorFlow."""
+def _write_hparams(board: TensorBoardLogger, tag: str, **content: Any) -> None:
+    """Write a message of TensorBoard's HParams plugin, whose own writer needs TensorFlow."""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams import metadata
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -166,11 +165,7 @@ def _metric_names(class_names: list[str]) -> list[str]:
     return [*first, *recalls, "unseen/accuracy", "leaks", "epoch"]
 
 
-def _may_be_a_word(key: str) -> bool:
-    return key.startswith("trainer.") or key.endswith(".max_lr") or key == "data.folds"
-
-
-def _phase_table(schedule: "Schedule") -> str:
+def _phase_table(schedule: Schedule) -> str:
     rows, first = [], 1
     for name, phase in schedule.phases.items():
         epochs = f"{first} to {first + phase.epochs - 1}"
@@ -182,7 +177,7 @@ def _phase_table(schedule: "Schedule") -> str:
     return "\n".join([*head, *rows])
 
 
-def _counts_table(data: "XrayDataModule") -> str:
+def _counts_table(data: XrayDataModule) -> str:
     counts = data.counts()
     head = ["", *map(str, counts.columns)]
     rows = [[str(name), *map(str, row)] for name, row in zip(counts.index, counts.values, strict=True)]
@@ -191,12 +186,4 @@ def _counts_table(data: "XrayDataModule") -> str:
 
 
 def _global_step(checkpoint: Path) -> int:
-    import torch
-
     return int(torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)["global_step"])
-
-
-def _tensorboard(logger: Any) -> "TensorBoardLogger | None":
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    return logger if isinstance(logger, TensorBoardLogger) else None

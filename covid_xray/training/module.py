@@ -1,4 +1,4 @@
-"""The LightningModule: loss, metrics and optimiser around a layered network. Phases are the callbacks' business."""
+"""The LightningModule: loss, metrics and optimiser of a network with layer groups. Callbacks handle the phases."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,10 +15,10 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from covid_xray.data.datamodule import IMAGENET_MEAN, IMAGENET_STD, Batch
+from covid_xray.data.datamodule import IMAGENET_MEAN, IMAGENET_STD
+from covid_xray.data.dataset import Batch
 from covid_xray.errors import UserError
-from covid_xray.networks.layer_groups import parameter_groups
-from covid_xray.networks.resnet import LayeredNetwork
+from covid_xray.networks.layer_groups import LayeredNetwork, check_network, parameter_groups
 from covid_xray.schedule import Schedule
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -26,17 +26,20 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-
 
 
 class XrayClassifier(LightningModule):
-    """Tells chest X-rays apart.
+    """Classifies chest X-rays.
 
     Args:
-        network: Module that satisfies `LayeredNetwork`.
-        schedule: What is trained when; read by the callbacks, so that all agree.
+        network: Module that satisfies `covid_xray.networks.layer_groups.LayeredNetwork`.
+        schedule: What is trained in each epoch; the callbacks read it from here.
         class_names: Name of every class, in the order of the logits.
-        optimizer: Makes an optimiser from parameter groups; rates are set at every step from the schedule.
+        optimizer: Makes an optimiser from parameter groups; the schedule sets the learning rates at every step.
         mean: Per-channel mean of pixels in [0, 1].
         std: Per-channel standard deviation of pixels in [0, 1].
         compile_mode: Mode of `torch.compile` for training; ``reduce-overhead`` and ``max-autotune`` use CUDA graphs.
-            Validation and tests never are: they are short, and their last batch has a size of its own. None: not.
+            Validation and tests are not compiled: they are short, and their last batch is smaller. None: not compiled.
+        mask_centre: Share of either side, between 0 and 1, of a centred rectangle that is blacked out in every image,
+            in training, validation and prediction; None: no mask. What such a network learns is in the borders of the
+            images (Maguolo and Nanni 2021).
 
     Raises:
         UserError: If the schedule does not fit the network's layer groups, or there is no such mode.
@@ -54,35 +57,49 @@ class XrayClassifier(LightningModule):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         compile_mode: str | None = None,
+        mask_centre: float | None = None,
     ) -> None:
         super().__init__()
         if compile_mode not in (None, *COMPILE_MODES):
             raise UserError(f"compile must be null or one of {', '.join(COMPILE_MODES)}, not {compile_mode!r}")
-        if not isinstance(network, LayeredNetwork):
-            raise UserError(f"model: {type(network).__name__} has no layer_groups()")
+        if mask_centre is not None and (isinstance(mask_centre, bool) or not 0 < mask_centre < 1):
+            raise UserError(f"mask_centre must be above 0 and below 1, or null, not {mask_centre!r}")
+        check_network(network)
+        assert isinstance(network, LayeredNetwork)
         # On CPUs with bf16 and on GPUs, convolutions are fastest with channels innermost.
         self.network = network.to(memory_format=torch.channels_last)
         self.schedule = schedule
         self.class_names = list(class_names)
         self.group_names = tuple(network.layer_groups())
         schedule.check(self.group_names)
-        _check_groups_hold_everything(network)
+        self.mask_centre = mask_centre
         self._make_optimizer = optimizer
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
         self.val_metrics = _metrics(len(self.class_names))
-        self.test_metrics = _metrics(len(self.class_names))
-        self.test_name = "test"  # which images are tested: part of the metrics' names
-        # Each phase has a size of its own and keeps it: code for any size would be slower.
+        self.test_metrics: dict[str, MetricCollection] = {}  # by name of the test set
+        self.confusions: dict[str, Tensor] = {}  # newest confusion matrix (true, predicted), by split
+        # The size is constant within a phase; code for any size would be slower.
         compiled = torch.compile(self.forward, mode=compile_mode, dynamic=False) if compile_mode else None
         self._compiled: Callable[[Tensor], Tensor] | None = compiled
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn grey uint8 images (batch, 1, h, w) into normalised float ones (batch, 3, h, w), channels last."""
-        # There are 256 greys only: looked up, they take a quarter of the time that computing every pixel takes.
+        images = self.mask(images)
+        # There are only 256 grey levels: a table takes a quarter of the time of computing every pixel.
         greys = torch.arange(256, dtype=torch.float32, device=images.device).unsqueeze(1)
         table = (greys / 255 - self.mean.view(1, -1)) / self.std.view(1, -1)
         return F.embedding(images[:, 0].int(), table).permute(0, 3, 1, 2)
+
+    def mask(self, images: Tensor) -> Tensor:
+        """A copy of uint8 images (batch, 1, h, w) with the centre black, if ``mask_centre`` says so."""
+        if self.mask_centre is None:
+            return images
+        height, width = images.shape[-2:]
+        top, left = (round(side * (1 - self.mask_centre) / 2) for side in (height, width))
+        masked = images.clone()
+        masked[..., top : height - top, left : width - left] = 0
+        return masked
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of grey uint8 images (batch, 1, h, w)."""
@@ -97,32 +114,39 @@ class XrayClassifier(LightningModule):
         self.log("train/loss", loss, on_step=True, on_epoch=False)
         return loss
 
-    def log_step(self, figures: Mapping[str, float]) -> None:
-        """Log figures of a training step, if the Trainer logs this step: `log_every_n_steps`.
+    def log_step(self, metrics: Mapping[str, float]) -> None:
+        """Log metrics of a training step, if the Trainer logs this step (``log_every_n_steps``).
 
-        Saves the time for all others, which on a GPU is some of the step's.
+        Skipping the other steps saves time on a GPU.
         """
         if self.trainer._logger_connector.should_update_logs:  # as Lightning's own callbacks ask
-            self.log_dict(dict(figures))
+            self.log_dict(dict(metrics))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the validation metrics."""
         self._update(self.val_metrics, batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add a batch to the test metrics."""
-        self._update(self.test_metrics, batch)
+    def on_test_start(self) -> None:
+        """Make metrics for every test set."""
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        names = ["test"] if datamodule is None else list(datamodule.test_sets())
+        self.test_metrics = {name: _metrics(len(self.class_names)).to(self.device) for name in names}
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the metrics of its test set."""
+        self._update(list(self.test_metrics.values())[dataloader_idx], batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics."""
         self._log(self.val_metrics, "val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the test metrics."""
-        self._log(self.test_metrics, self.test_name)
+        """Log the metrics of every test set."""
+        for name, metrics in self.test_metrics.items():
+            self._log(metrics, name)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimiser over all named groups, whatever the phase: see `parameter_groups`."""
+        """One optimiser over all layer groups, the same in every phase; see `parameter_groups`."""
         assert isinstance(self.network, LayeredNetwork)
         return self._make_optimizer(parameter_groups(self.network.layer_groups()))
 
@@ -134,7 +158,7 @@ class XrayClassifier(LightningModule):
             metrics[name].update(logits, labels)
 
     def _log(self, metrics: MetricCollection, split: str) -> None:
-        self.confusion: Tensor = metrics["confusion"].compute()
+        self.confusions[split] = metrics["confusion"].compute()
         values = {name: metrics[name].compute() for name in ("loss", "accuracy", "f1_weighted")}
         recalls = metrics["recall"].compute()
         values |= {f"recall/{name}": recall for name, recall in zip(self.class_names, recalls, strict=True)}
@@ -152,10 +176,3 @@ def _metrics(classes: int) -> MetricCollection:
         "confusion": MulticlassConfusionMatrix(classes),
     }
     return MetricCollection(metrics, compute_groups=False)
-
-
-def _check_groups_hold_everything(network: LayeredNetwork) -> None:
-    grouped = {id(p) for modules in network.layer_groups().values() for module in modules for p in module.parameters()}
-    assert isinstance(network, nn.Module)
-    if lost := [name for name, parameter in network.named_parameters() if id(parameter) not in grouped]:
-        raise UserError(f"model: layer_groups() leaves out {lost[0]}, which would never train")

@@ -1,4 +1,4 @@
-"""The executable: help, quick answers, completion, and that a wheel brings everything along."""
+"""The executable: help, fast answers, messages, completion, own configurations, and a complete wheel."""
 
 import os
 import subprocess
@@ -9,11 +9,37 @@ from pathlib import Path
 
 import pytest
 from conftest import TESTS, Command
+from tiny_run import InProcess, command, mistake
 
+__all__ = ["command"]
 REPOSITORY = TESTS.parent
 
 
-def test_help_lists_the_commands_at_once(covid_xray: Command) -> None:
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package as it is installed from a wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), "."]
+    subprocess.run(build, cwd=REPOSITORY, check=True, timeout=120)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        wheel.extractall(folder / "site")
+    return folder / "site"
+
+
+def run_installed(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the installed package in a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "covid_xray", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_help_lists_the_commands_fast(covid_xray: Command) -> None:
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
@@ -26,7 +52,7 @@ def test_help_lists_the_commands_at_once(covid_xray: Command) -> None:
     assert min(seconds) < 1
 
 
-def test_mistake_in_an_override_is_told_without_importing_torch(covid_xray: Command) -> None:
+def test_mistake_in_an_override_is_reported_without_importing_torch(covid_xray: Command) -> None:
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
@@ -72,22 +98,36 @@ def test_completion_in_a_real_bash(tmp_path: Path, line: str, expected: str) -> 
     assert expected in result.stdout.split(), result.stderr
 
 
-def test_wheel_trains_in_an_empty_folder(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), "."]
-    subprocess.run(build, cwd=REPOSITORY, check=True, timeout=120)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        wheel.extractall(tmp_path / "site")
-        assert any(name == "covid_xray/conf/train.yaml" for name in wheel.namelist())
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    result = subprocess.run(
-        [sys.executable, "-m", "covid_xray", "train", "experiment=tiny", "run_dir=run"],
-        cwd=empty,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [
+        ("train seed=0,1", "; to sweep over it, add --multirun"),
+        ("train foo=1", "; to append to your config use +foo=1"),
+        ("train +seed=1", "; or add a second + to add or override 'seed': '++seed=1'"),
+        ("train experiment==tiny", "; see https://hydra.cc/"),
+        ("train name=${foo}", "hydra.run.dir: Interpolation key 'foo' not found"),
+    ],
+)
+def test_messages_keep_advice(command: InProcess, line: str, advice: str) -> None:
+    mistake(command(line), advice)
+
+
+def test_own_configuration_beside_an_installed_package(installed: Path, tmp_path: Path) -> None:
+    own = tmp_path / "my-conf/model/mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("defaults: [resnet18, _self_]\nhidden: 77\n")
+    result = run_installed(installed, tmp_path, "train", "--config-dir", "my-conf", "model=mine", "--cfg", "job")
     assert result.returncode == 0, result.stderr
-    assert (empty / "run/metrics.json").is_file()
+    assert "hidden: 77" in result.stdout
+    assert "resnet18" in result.stdout, "own files may build on those of the package"
+    wrong = run_installed(installed, tmp_path, "train", "--config-dir", "my-conf", "model=mime")
+    assert wrong.returncode == 2
+    assert "Could not find 'model/mime'; use one of " in wrong.stderr
+    assert " mine, " in wrong.stderr
+
+
+def test_wheel_trains_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    assert (installed / "covid_xray/conf/train.yaml").is_file()
+    result = run_installed(installed, tmp_path, "train", "experiment=tiny", "run_dir=run")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run/metrics.json").is_file()

@@ -1,4 +1,4 @@
-"""More than one process: launchers of sweeps, devices shared out, torchrun and SLURM."""
+"""More than one process: launchers of sweeps, torchrun and SLURM."""
 
 import os
 import socket
@@ -8,24 +8,15 @@ from pathlib import Path
 
 import pytest
 from conftest import TESTS, Command, differences, load_state
-from covid_xray.commands.sweep import devices
 from omegaconf import OmegaConf
 
+from covid_xray.commands.sweep.jobs import on_own_device
+from covid_xray.sweeps import devices
 from covid_xray.sweeps.jobs import read_sweep
 
 SWEEP = ("train", "-m", "experiment=tiny", "logger=none", "seed=-1,0")
-TAKE = """
-import sys, time
-from omegaconf import OmegaConf
-from covid_xray.commands.sweep_devices import on_own_device
-cfg = OmegaConf.create({"trainer": {"accelerator": "gpu", "devices": 1}})
-print(on_own_device(cfg, int(sys.argv[1])).trainer.devices, flush=True)
-print(on_own_device(cfg, int(sys.argv[1]) + 1).trainer.devices, flush=True)
-time.sleep(60)
-"""
 
-
-# A cluster of one machine. What these programs print and which variables jobs find is as SLURM's manual has it.
+# A cluster of one machine. Output and environment variables follow SLURM's manual.
 CLUSTER = {
     "sbatch": """
         last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "${!#}")
@@ -46,7 +37,7 @@ CLUSTER = {
 
 
 def cluster(folder: Path) -> dict[str, str]:
-    """Environment in which SLURM's programs are ours."""
+    """Environment with these programs in place of SLURM's."""
     folder.mkdir()
     for name, script in CLUSTER.items():
         (folder / name).write_text(f"#!/bin/bash\n{script}")
@@ -84,38 +75,17 @@ def test_failure_loses_no_other_job(covid_xray: Command, workplace: Path, tmp_pa
             assert f"#SBATCH --{option}\n" in said
 
 
-def test_devices_by_job_number() -> None:
-    assert [devices.device_order(job, 3)[0] for job in range(5)] == [0, 1, 2, 0, 1]
-    assert devices.device_order(4, 3) == [1, 2, 0]
-
-
-def test_processes_take_different_devices_and_keep_them(tmp_path: Path) -> None:
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "3,5", "TMPDIR": str(tmp_path)}
-    taken, holders = [], []
-    try:
-        for job in (0, 2, 4):  # whose numbers all ask for the first
-            command = [sys.executable, "-c", TAKE, str(job)]
-            holder = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-            holders.append(holder)
-            assert holder.stdout is not None
-            first, second = holder.stdout.readline(), holder.stdout.readline()
-            taken.append(first.strip())
-            assert first == second, "a process keeps the device that it has started"
-    finally:
-        for holder in holders:
-            holder.kill()
-            holder.wait()
-    assert taken == ["[0]", "[1]", "[0]"], "the third has to share"
-
-
-def test_devices_that_were_chosen_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_job_that_asks_for_one_gpu_gets_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(devices, "_claimed", {})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     for trainer in ({"accelerator": "cpu", "devices": 1}, {"accelerator": "gpu", "devices": [1]}):
         cfg = OmegaConf.create({"trainer": trainer})
-        assert devices.on_own_device(cfg, 1) == cfg
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+        assert on_own_device(cfg, 1) == cfg
     cfg = OmegaConf.create({"trainer": {"accelerator": "auto", "devices": 1}})
-    assert devices.on_own_device(cfg, 1) == cfg
+    assert on_own_device(cfg, 3).trainer == {"accelerator": "auto", "devices": [1]}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert on_own_device(cfg, 1) == cfg
 
 
 def free_port() -> int:
@@ -143,7 +113,7 @@ def slurm(node: int, port: int) -> tuple[list[str], dict[str, str]]:
 @pytest.mark.parametrize("start", [torchrun, slurm])
 def test_two_nodes_train_as_one(workplace: Path, start: object) -> None:
     name = f"nodes-{start.__name__}"  # type: ignore[attr-defined]
-    settings = ["train", "experiment=tiny", "logger=none", f"run_dir={name}", "data.num_workers=0"]
+    settings = ["train", "experiment=tiny", "logger=none", f"run_dir={name}", "datamodule.num_workers=0"]
     settings += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2"]
     settings += ["+callbacks.dump._target_=probe_callbacks.StateDump"]
     port, nodes = free_port(), []

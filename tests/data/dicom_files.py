@@ -12,9 +12,12 @@ SECRET = "Doe^Jane"
 
 
 def dicom_bytes(pixels: np.ndarray | None, syntax: str = ExplicitVRLittleEndian, **elements: Any) -> bytes:
-    """A DICOM file with a patient's name in it; ``elements`` replace or add, None removes.
+    """Return the bytes of a DICOM file that contains a patient's name.
 
-    ``payload`` among them: compressed pixels, to be encapsulated as they are.
+    Args:
+        pixels: The image; None for a file without pixels.
+        syntax: Transfer syntax.
+        **elements: Elements to set, or to remove if None. ``payload`` holds compressed pixels to encapsulate.
     """
     dataset, meta = Dataset(), FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"

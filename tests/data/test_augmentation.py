@@ -1,4 +1,4 @@
-"""The article's augmentation: its distributions, and that it is a pure function of image, size and seed."""
+"""The augmentation of the article: its distributions, and that it is a pure function of image, size and seed."""
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ from covid_xray.data.augmentation import Augmentation, LogitBrightnessContrast, 
 IMAGE = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (300, 200)).astype(np.uint8), (0, 0), 4)
 
 
-def test_same_seed_same_image_whatever_came_before() -> None:
+def test_same_seed_gives_the_same_image() -> None:
     augment = Augmentation([ResizeWarp(), LogitBrightnessContrast()])
     first = augment(IMAGE, 96, (0, 1, 2))
     assert first.shape == (96, 96)
@@ -21,7 +21,7 @@ def test_same_seed_same_image_whatever_came_before() -> None:
 
 
 def test_transforms_draw_independently() -> None:
-    """Brightness must not follow the geometry, as it would from one common seed."""
+    """With a common seed, brightness would be correlated with the geometry."""
     augment = Augmentation([ResizeWarp(p=0.5), LogitBrightnessContrast(p=0.5)])
     drawn = []
     for seed in range(400):
@@ -49,7 +49,7 @@ def test_rotation_angles_and_probabilities() -> None:
     assert stats.kstest(turned, stats.uniform(-10, 20).cdf).pvalue > 1e-3
 
 
-def test_zoom_is_uniform_and_keeps_its_focus_inside() -> None:
+def test_zoom_is_uniform_and_stays_inside_the_image() -> None:
     warp = ResizeWarp(warp=0.0, rotate=0.0, flip_p=0.0, p=1.0)
     rng = np.random.default_rng(0)
     drawn = [warp.draw(rng) for _ in range(4000)]
@@ -59,8 +59,8 @@ def test_zoom_is_uniform_and_keeps_its_focus_inside() -> None:
     assert np.abs(corners[:, :2]).max() <= 1 + 1e-9
 
 
-def test_warp_moves_each_corner_on_its_own() -> None:
-    """fastai 1's symmetric_warp: corners moved by -0.2 to 0.2 are taken to the square's corners."""
+def test_warp_moves_the_corners_independently() -> None:
+    """As symmetric_warp of fastai 1: corners moved by -0.2 to 0.2 are mapped to the corners of the square."""
     warp = ResizeWarp(rotate=0.0, zoom=1.0, flip_p=0.0, p=1.0)
     rng = np.random.default_rng(0)
     moves = []
@@ -74,7 +74,7 @@ def test_warp_moves_each_corner_on_its_own() -> None:
     assert abs(np.corrcoef(moves.T)[0, 1]) < 0.08
 
 
-def test_flip_is_exact_and_half_of_the_time() -> None:
+def test_flip_is_exact_and_has_probability_one_half() -> None:
     flip = ResizeWarp(p=0.0, flip_p=1.0)
     square = resize(IMAGE, 64)
     assert np.array_equal(resample(square, flip.draw(np.random.default_rng(0)), 64), square[:, ::-1])
@@ -82,7 +82,7 @@ def test_flip_is_exact_and_half_of_the_time() -> None:
     assert np.mean([half.draw(rng)[0, 0] < 0 for _ in range(2000)]) == pytest.approx(0.5, abs=0.04)
 
 
-def test_lighting_table_is_fastais_formula() -> None:
+def test_lighting_table_is_the_formula_of_fastai() -> None:
     light = LogitBrightnessContrast()
     pixels = np.arange(256) / 255
     expected = expit((logit(np.clip(pixels, 1e-7, 1 - 1e-7)) + 0.3) * 1.2) * 255
@@ -101,7 +101,7 @@ def test_lighting_draws() -> None:
     assert stats.kstest(np.log(scales), stats.uniform(np.log(0.8), np.log(1.25) - np.log(0.8)).cdf).statistic < 0.05
 
 
-def test_border_is_reflected_not_black() -> None:
+def test_border_is_reflected() -> None:
     bright = np.full((64, 64), 200, dtype=np.uint8)
     augment = Augmentation([ResizeWarp(p=1.0)])
     assert min(augment(bright, 64, (seed,)).min() for seed in range(20)) == 200

@@ -160,7 +160,7 @@ def test_change_between_digest_and_reading_is_refused(images: list[str], tmp_pat
 
 def test_folder_that_cannot_be_written(images: list[str], tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(UserError, match=r"data\.cache=.*cannot be written.*data\.cache=off"):
+    with pytest.raises(UserError, match=r"datamodule\.cache=.*cannot be written.*datamodule\.cache=off"):
         _open(tmp_path, images)
 
 

@@ -1,4 +1,4 @@
-"""Reading images: a corpus of ordinary, odd and broken files, each read right or refused with a reason."""
+"""A corpus of ordinary, unusual and damaged image files: each is read correctly or refused with a reason."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ from covid_xray.errors import UserError
 REAL = Path(__file__).parents[3] / "shared/data/chest-xrays"
 HEIGHT, WIDTH = 60, 90
 RNG = np.random.default_rng(0)
-# A gradient with a mark in one corner: shows rotation, inversion and scaling; covers 0 to 255.
+# A gradient from 0 to 255 with marked corners, which reveals rotation, inversion and scaling.
 GREY = np.rint(np.add.outer(np.linspace(0, 155, HEIGHT), np.linspace(0, 100, WIDTH))).astype(np.uint8)
 GREY[:8, :8], GREY[-8:, :8] = 255, 0
 PICTURE = Image.fromarray(GREY)
@@ -48,7 +48,7 @@ def png(width: int, height: int, bits: int, colour: int, rows: bytes, *extra: by
 
 
 def rotated(kind: str) -> bytes:
-    """The picture stored turned by 90 degrees, with the EXIF tag that turns it back."""
+    """The picture rotated by 90 degrees, with the EXIF tag that rotates it back."""
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = PICTURE.transpose(Image.Transpose.ROTATE_90)
@@ -67,12 +67,12 @@ def float_tiff(pixels: np.ndarray) -> bytes:
 
 
 def white_is_zero(pixels: np.ndarray) -> bytes:
-    """Marked as counting from white; Pillow inverts 8-bit pixels as it writes them, and only those."""
+    """A TIFF file with the tag that 0 is white; Pillow inverts 8-bit pixels when it writes them, and only those."""
     return encoded(Image.fromarray(pixels), "TIFF", tiffinfo={262: 0})
 
 
 def palette() -> Image.Image:
-    """Palette in reverse order, so that taking indices for grey levels gives the negative."""
+    """A palette in reverse order, so that reading indices as grey levels gives the negative."""
     image = Image.fromarray(255 - GREY).copy()
     image = Image.frombytes("P", image.size, image.tobytes())
     image.putpalette([value for level in range(255, -1, -1) for value in (level, level, level)])
@@ -86,8 +86,8 @@ def two_pages(kind: str) -> bytes:
 JPEG, PNG = encoded(PICTURE, "JPEG", quality=95), encoded(PICTURE, "PNG")
 LUT = [int(value) for value in range(255, -1, -1)]
 
-# File name, content, what must be read; the picture itself unless given.
-READ_RIGHT: dict[str, tuple[str, bytes, np.ndarray]] = {
+# File name, content, expected image.
+READABLE: dict[str, tuple[str, bytes, np.ndarray]] = {
     "png": ("a.png", PNG, GREY),
     "jpeg": ("a.jpg", JPEG, GREY),
     "progressive jpeg": ("a.jpg", encoded(PICTURE, "JPEG", quality=95, progressive=True), GREY),
@@ -173,7 +173,7 @@ JPEG_12_BIT = JPEG.replace(b"\x08" + struct.pack(">HH", HEIGHT, WIDTH), b"\x0c" 
 TIFF = encoded(PICTURE, "TIFF")
 NAN = np.where(GREY == 255, np.nan, GREY / 255)
 
-# File name, content, a word of the reason.
+# File name, content, words of the reason.
 REFUSED: dict[str, tuple[str, bytes, str]] = {
     "empty": ("a.png", b"", "empty"),
     "empty dicom": ("a.dcm", b"", "empty"),
@@ -206,7 +206,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "jpeg cut after a tenth": ("a.jpg", JPEG[: len(JPEG) * 6 // 10], "truncated"),
     "jpeg cut near the end": ("a.jpg", JPEG[:-30], "truncated"),
     "jpeg without its end mark": ("a.jpg", JPEG[:-2], "truncated"),
-    "jpeg of 12 bits": ("a.jpg", JPEG_12_BIT, "12 bits"),
+    "12-bit jpeg": ("a.jpg", JPEG_12_BIT, "12-bit"),
     "bmp cut": ("a.bmp", encoded(PICTURE, "BMP")[:2000], "damaged"),
     "tiff cut": ("a.tif", TIFF[:3000], ""),
     "webp cut": ("a.webp", encoded(PICTURE, "WEBP")[:100], ""),
@@ -238,15 +238,15 @@ def rle_dicom() -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("kind", READ_RIGHT)
-def test_read_right(kind: str, tmp_path: Path) -> None:
-    name, content, expected = READ_RIGHT[kind]
+@pytest.mark.parametrize("kind", READABLE)
+def test_image_is_read_correctly(kind: str, tmp_path: Path) -> None:
+    name, content, expected = READABLE[kind]
     file = tmp_path / name
     file.write_bytes(rle_dicom() if kind == "dicom, rle" else content)
     image = read_image(file)
     assert image.dtype == np.uint8
     assert image.shape == expected.shape
-    # JPEG rounds, and luma of CMYK and 16 bits is off by one; a wrong rotation, inversion or scale is off by tens.
+    # JPEG is lossy, and luma of CMYK and 16 bits is off by one; a wrong rotation, inversion or scale is off by tens.
     lossy = "jpeg" in kind
     assert np.abs(image.astype(int) - expected).max() <= (40 if lossy else 2)
     assert np.abs(image.astype(int) - expected).mean() <= (1.5 if lossy else 1)
@@ -299,7 +299,7 @@ def test_flipped_bytes_end_in_an_image_or_a_reason(tmp_path: Path) -> None:
         (lambda path: path.mkdir(), "folder"),
         (lambda path: path.symlink_to(path), "symbolic links"),
         (lambda path: path.symlink_to(path.parent / "gone.png"), "No such file"),
-        (lambda path: os.mkfifo(path), "no regular file"),
+        (lambda path: os.mkfifo(path), "not a regular file"),
     ],
     ids=["missing", "folder", "symlink loop", "dangling symlink", "pipe"],
 )
@@ -311,7 +311,7 @@ def test_no_regular_file(make: Callable[[Path], None], word: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("path", ["a\0b.png", "x" * 5000 + ".png", "\ud800.png"])
-def test_impossible_names(path: str) -> None:
+def test_invalid_names(path: str) -> None:
     with pytest.raises(ImageError):
         read_image(path)
 
@@ -320,7 +320,7 @@ def test_unreadable_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     file = tmp_path / "a.png"
     file.write_bytes(PNG)
     file.chmod(0)
-    if os.geteuid() == 0:  # root reads everything: ask as nobody, in a process of its own
+    if os.geteuid() == 0:  # root may read all files, so another user tries it in a new process
         tmp_path.chmod(0o755)
         for folder in tmp_path.parents[:2]:
             folder.chmod(0o755)
@@ -339,19 +339,19 @@ def test_unreadable_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     "name", ["with space.png", "ünï çødé 肺.png", "new\nline.png", "comma,quote'\".png", "a%20b.png"]
 )
-def test_odd_names_are_read(name: str, tmp_path: Path) -> None:
+def test_unusual_names_are_read(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(PNG)
     assert np.array_equal(read_image(tmp_path / name), GREY)
 
 
-def test_newline_in_a_name_stays_in_one_line(tmp_path: Path) -> None:
+def test_message_about_a_name_with_a_newline_has_one_line(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as error:
         read_image(tmp_path / "new\nline.png")
     assert "\n" not in str(error.value)
 
 
-def test_bombs_use_no_memory(tmp_path: Path) -> None:
-    """200,000 x 200,000 zeros shrink to 40 MB; here the header alone must be enough."""
+def test_decompression_bombs_use_no_memory(tmp_path: Path) -> None:
+    """200,000 x 200,000 zeros compress to 40 MB. The check needs only the header."""
     for number, bomb in enumerate((BOMB, HUGE_JPEG, png(200_000, 200_000, 8, 6, b""))):
         (tmp_path / f"{number}.png").write_bytes(bomb)
     code = (
@@ -375,7 +375,7 @@ def test_largest_size_is_read(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.png").shape == (side, side)
 
 
-def test_png_text_chunks_do_not_disturb(tmp_path: Path) -> None:
+def test_png_text_chunks_are_skipped(tmp_path: Path) -> None:
     info = PngImagePlugin.PngInfo()
     info.add_text("acTL", "IEND tRNS")
     (tmp_path / "a.png").write_bytes(encoded(PICTURE, "PNG", pnginfo=info))
@@ -405,7 +405,7 @@ def test_without_pydicom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         read_image(tmp_path / "a.dcm")
 
 
-def test_scaling_keeps_order_and_ends() -> None:
+def test_scaling_keeps_order_and_range() -> None:
     for top in (255, 1023, 4095, 16383, 65535):
         scaled = scale_to_8_bits(np.arange(top + 1, dtype=np.uint16))
         assert (scaled[0], scaled[-1]) == (0, 255)
@@ -421,7 +421,7 @@ def test_error_survives_a_process_boundary() -> None:
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the real X-rays in {REAL}")
-def test_real_images_equal_bare_opencv() -> None:
+def test_real_images_equal_plain_opencv() -> None:
     for file in sorted(REAL.rglob("*.jpg"))[::25]:
         assert file.suffix in EXTENSIONS
         assert np.array_equal(read_image(file), cv2.imread(str(file), cv2.IMREAD_GRAYSCALE))

@@ -1,4 +1,4 @@
-"""Collections as their publishers name them, in tiny trees; what is accepted, what is rejected, and why."""
+"""Importers on small trees with the names of the published collections: accepted and rejected images."""
 
 import shlex
 import subprocess
@@ -49,7 +49,7 @@ def text(path: Path, *lines: str) -> None:
 
 
 def ready(dataset: str, root: Path, **settings: object) -> tuple[Prepared, dict[str, pd.Series]]:
-    """Prepare a collection, read its manifest back, and give the rows by file name."""
+    """Prepare a collection, read its manifest, and return the rows by file name."""
     output = root.parent / f"{root.name}-prepared"
     before = {path: path.lstat().st_mtime_ns for path in root.rglob("*")}
     prepared = prepare(dataset, root, output, **settings)  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def ready(dataset: str, root: Path, **settings: object) -> tuple[Prepared, dict[
     return prepared, {Path(row["path"]).name: row for _, row in table.iterrows()}
 
 
-def test_every_importer_is_found_and_says_what_it_reads() -> None:
+def test_every_importer_is_found_and_documented() -> None:
     assert importers() == ["cohen", "covidx", "darkcovid", "folder", "kermany", "nih", "radiography", "rsna"]
     for name in importers():
         documentation = __import__(f"covid_xray.data.importers.{name}", fromlist=["read"]).__doc__
@@ -81,7 +81,7 @@ def test_folder(tmp_path: Path) -> None:
     assert set(read_manifest(prepared.manifest)["split"]) == {""}
 
 
-def test_folder_rejects_by_name_what_lies_beside(tmp_path: Path) -> None:
+def test_folder_rejects_other_files(tmp_path: Path) -> None:
     root = tree(tmp_path / "mine", "a/1.png", "b/2.png", "stray.png", "a/._1.png", ".cache/3.png")
     text(root / "a/notes.txt", "")
     text(root / "README.md", "")
@@ -89,10 +89,10 @@ def test_folder_rejects_by_name_what_lies_beside(tmp_path: Path) -> None:
     assert sorted(rows) == ["1.png", "2.png"]
     left_out = {Path(row["path"]).name: row["reason"] for _, row in prepared.rejected.iterrows()}
     assert left_out == {
-        "stray.png": "it lies in no folder of a class",
+        "stray.png": "it is not in a class folder",
         "._1.png": "it is hidden",
         ".cache": "it is hidden",
-        "notes.txt": "its name has no ending of an image",
+        "notes.txt": "it does not have the extension of an image",
     }
 
 
@@ -111,11 +111,11 @@ def test_covidx_three_classes_without_source(tmp_path: Path) -> None:
     assert rows["47c78742-4998.png"]["patient_id"] == "covidx-47c78742"
     rejected = prepared.rejected.set_index("row")["reason"].to_dict()
     assert rejected["test_split.txt:2"] == "No such file or directory"
-    assert "no line of patient" in rejected["test_split.txt:3"]
+    assert "not a line of patient" in rejected["test_split.txt:3"]
 
 
 def test_covidx_of_march_2020(tmp_path: Path) -> None:
-    """Lines of COVID-Net's archive/train_split_v1.txt and test_split.txt."""
+    """Lines of archive/train_split_v1.txt and test_split.txt of COVID-Net."""
     sars = "SARS-10.1148rg.242035193-g04mr34g0-Fig8a-day0.jpeg"
     root = tree(tmp_path / "covidx", f"train/{sars}", "train/person1260_bacteria_3218.jpeg")
     tree(root, "train/NORMAL2-IM-1260-0001.jpeg", "test/person1_virus_13.jpeg", "test/lancet-case2a.jpg")
@@ -190,9 +190,9 @@ def test_cohen(tmp_path: Path) -> None:
     assert rows["a.jpg"]["location"] == "Cho Ray Hospital, Vietnam"
     reasons = prepared.rejected.set_index("row")["reason"].to_dict()
     assert reasons["7"] == "its finding is not known"
-    assert reasons["8"] == "CT, no X-ray"
+    assert reasons["8"] == "it is a CT, not an X-ray"
     assert reasons["9"] == "No such file or directory"
-    assert reasons["10"] == "it lies outside the source"
+    assert reasons["10"] == "it is outside the source"
     assert reasons["11"] == "it is listed a second time"
     assert len(prepared.accepted) + len(prepared.rejected) == 10
     _, frontal = ready("cohen", root, views=["pa", "AP Supine"])
@@ -210,7 +210,7 @@ def test_cohen_as_it_was_in_march_2020(tmp_path: Path) -> None:
     )
     prepared, rows = ready("cohen", root)
     assert {name: row["label"] for name, row in rows.items()} == {"a.jpg": "covid-19", "sars.jpg": "pneumonia"}
-    assert prepared.rejected["reason"].tolist() == ["CT, no X-ray"]
+    assert prepared.rejected["reason"].tolist() == ["it is a CT, not an X-ray"]
 
 
 def test_darkcovid(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_darkcovid(tmp_path: Path) -> None:
     (tmp_path / "repository").mkdir()
     root.rename(tmp_path / "repository/X-Ray Image DataSet")
     prepared, rows = ready("darkcovid", tmp_path / "repository")
-    assert prepared.rejected["reason"].tolist() == ["it lies outside the collection's folders"]
+    assert prepared.rejected["reason"].tolist() == ["it is outside the collection's folders"]
     assert rows["lancet-case2a.jpg"][["patient_id", "view"]].tolist() == ["cohen-6", "PA"]
 
 
@@ -259,7 +259,7 @@ def test_kermany(inside: str, tmp_path: Path) -> None:
     )
     root = tree(tmp_path / "kermany", *(inside + name for name in (*names, *normal)))
     text(root / f"{inside}train/PNEUMONIA/.DS_Store", "")
-    # The archive on Kaggle holds everything twice, and the traces of a Mac.
+    # The archive on Kaggle contains all files twice, and hidden files of macOS.
     tree(root, f"{inside}copy/train/NORMAL/IM-0115-0001.jpeg", "__MACOSX/._IM-0115-0001.jpeg")
     image(root / f"{inside}train/NORMAL/._IM-0115-0001.jpeg")
     prepared, rows = ready("kermany", root)
@@ -273,7 +273,7 @@ def test_kermany(inside: str, tmp_path: Path) -> None:
         "normal",
     ]
     assert prepared.rejected["path"].str.endswith(f"{inside}copy/train/NORMAL/IM-0115-0001.jpeg").tolist() == [True]
-    apart = r"^(person\d+_[a-z]+|(?:NORMAL2-)?IM-\d+)"  # as the importer's docstring advises
+    apart = r"^(person\d+_[a-z]+|(?:NORMAL2-)?IM-\d+)"  # as in the docstring of the importer
     assert apart in (__import__("covid_xray.data.importers.kermany", fromlist=["read"]).__doc__ or "")
     _, rows = ready("kermany", root, patient_regex=apart)
     assert len({row["patient_id"] for row in rows.values()}) == 5
@@ -347,7 +347,7 @@ def test_wrong_folder(dataset: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=str(tmp_path)):
         prepare(dataset, tmp_path / "empty", tmp_path / "out")
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="not a folder"):
         prepare(dataset, tmp_path / "missing", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -386,7 +386,7 @@ def test_bad_images_are_rejected_with_their_reason(tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / "in-prepared/rejected.csv")["reason"].tolist() == prepared.rejected["reason"].tolist()
 
 
-def test_nothing_usable(tmp_path: Path) -> None:
+def test_no_usable_images(tmp_path: Path) -> None:
     (tmp_path / "in/a").mkdir(parents=True)
     (tmp_path / "in/a/x.png").touch()
     with pytest.raises(UserError, match=r"1 rejected.*x\.png: it is empty"):
@@ -394,7 +394,7 @@ def test_nothing_usable(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["rejected.csv"]
 
 
-def test_manifest_moves_with_its_images(tmp_path: Path) -> None:
+def test_manifest_can_be_moved_with_its_images(tmp_path: Path) -> None:
     tree(tmp_path / "all/in", "a/1.png", "b/2.png")
     (tmp_path / "link").symlink_to(tmp_path / "all", target_is_directory=True)
     prepare("folder", tmp_path / "link/in", tmp_path / "link/out")
@@ -403,12 +403,12 @@ def test_manifest_moves_with_its_images(tmp_path: Path) -> None:
 
 
 def test_output_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("in the way")
+    (tmp_path / "out").write_text("a file")
     with pytest.raises(UserError, match="cannot be written"):
         prepare("folder", tree(tmp_path / "in", "a/1.png"), tmp_path / "out")
 
 
-def test_processes_give_the_same(tmp_path: Path) -> None:
+def test_number_of_threads_does_not_change_the_result(tmp_path: Path) -> None:
     root = tree(tmp_path / "in", *(f"{number % 2}/{number}.png" for number in range(230)))
     (root / "0/0.png").write_text("no image")
     tables = []
@@ -426,14 +426,14 @@ def test_command(covid_xray: Callable[..., subprocess.CompletedProcess[str]], wo
     done = covid_xray("prepare", "dataset=folder", f"source={root}", "output=ready")
     assert done.returncode == 0, done.stderr
     assert "Rejected: 1 x it is no image of a known format" in done.stdout
-    assert "Rejected in all: 1 of 7" in done.stdout
+    assert "Rejected in total: 1 of 7" in done.stdout
     assert set(workplace.iterdir()) - before == {workplace / "ready"}
     wrong = covid_xray("prepare", "dataset=none", f"source={root}", "output=ready")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("covid-xray: dataset='none' is not known; use one of cohen")
 
 
-def test_paths_with_signs_that_hydra_takes_for_its_own(
+def test_paths_with_special_characters_of_hydra(
     covid_xray: Callable[..., subprocess.CompletedProcess[str]], workplace: Path
 ) -> None:
     odd = "o'ü [1]=a, b"

@@ -1,7 +1,8 @@
-"""Manifests: read right, or refused with file, row and reason."""
+"""Manifests and class folders: read correctly or refused with file, row and reason; checks of records."""
 
 import csv
 import io
+import json
 import os
 import time
 from collections.abc import Callable
@@ -9,19 +10,23 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hydra.utils import instantiate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from covid_xray.data.folder import list_folder, read_folder
 from covid_xray.data.manifest import read_manifest
+from covid_xray.data.phantom import draw_phantoms
+from covid_xray.data.records import COLUMNS, check_records
 from covid_xray.errors import UserError
 
-PNG = b"\x89PNG"  # manifests look at names, not at content
+PNG = b"\x89PNG"  # reading a manifest does not open the images
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """Write a manifest and the images that it names."""
+    """Write a manifest and the images that it lists."""
 
     def writer(text: str | bytes, name: str = "manifest.csv", images: tuple[str, ...] = ("a.png", "b.png")) -> Path:
         file = tmp_path / name
@@ -56,9 +61,9 @@ def test_smallest_manifest(write: Callable[..., Path], tmp_path: Path) -> None:
         b"label,path\nnormal,a.png\ncovid-19,b.png\n",
         b"path,label,split,patient_id\na.png,normal,NaN,nan\nb.png,covid-19,,N/A\n",
     ],
-    ids=["BOM", "CRLF", "CR", "no last newline", "blank lines", "spaces", "quotes", "other order", "NaN as nothing"],
+    ids=["BOM", "CRLF", "CR", "no last newline", "blank lines", "spaces", "quotes", "other order", "NaN as missing"],
 )
-def test_ways_to_write_the_same(text: bytes, write: Callable[..., Path]) -> None:
+def test_equivalent_files_give_the_same_table(text: bytes, write: Callable[..., Path]) -> None:
     table = read_manifest(write(text))
     assert table["path"].tolist() == ["a.png", "b.png"]
     assert table["label"].tolist() == ["normal", "covid-19"]
@@ -88,7 +93,7 @@ def test_ways_to_write_the_same(text: bytes, write: Callable[..., Path]) -> None
         ("path,label\na.png,normal\n./a.png,covid-19\n", "row 3 lists an image a second time"),
         ("path,label\na.png,normal\n../{folder}/a.png,normal\n", "row 3 lists an image a second time"),
         ("path,label\na.png,normal\n{root}/a.png,normal\n", "row 3 lists an image a second time"),
-        ("path,label\nc.png,normal\nd.png,normal\n", "row 2 names an image that does not exist: 'c.png' .and 1 rows"),
+        ("path,label\nc.png,normal\nd.png,normal\n", "row 2 names an image that does not exist: 'c.png' .and 1 more"),
         ("path,label\n.,normal\n", "does not exist"),
         ("path,label,split\na.png,normal,holdout\n", "row 2 has a split other than"),
         ('path,label\n"a.png,normal\n', "manifest.csv"),
@@ -110,7 +115,7 @@ def test_refused_with_reason(text: str | bytes, words: str, write: Callable[...,
 
 
 @pytest.mark.parametrize("manifest", [[], {}, 3, None, [3], "", "missing.csv", ".", "x" * 5000, "a\0b"])
-def test_no_manifest(manifest: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_manifest_argument(manifest: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError):
         read_manifest(manifest)  # type: ignore[arg-type]
@@ -131,14 +136,14 @@ def test_absolute_and_relative_paths_and_links(write: Callable[..., Path], tmp_p
 
 
 @pytest.mark.parametrize("name", ["with space.png", "ünï 肺.png", 'quo"te.png', "com,ma.png", "new\nline.png", "'.png"])
-def test_odd_names(name: str, write: Callable[..., Path], tmp_path: Path) -> None:
+def test_unusual_names(name: str, write: Callable[..., Path], tmp_path: Path) -> None:
     text = io.StringIO()
     csv.writer(text).writerows([["path", "label"], [name, "normal"], ["a.png", "normal"]])
     (tmp_path / name).write_bytes(PNG)
     assert read_manifest(write(text.getvalue()))["path"].tolist() == [name, "a.png"]
 
 
-def test_joined(write: Callable[..., Path]) -> None:
+def test_several_manifests(write: Callable[..., Path]) -> None:
     first = write("path,label,patient_id,age\na.png,COVID,1,70\nb.png,NORMAL,2,60\n", "one/manifest.csv")
     second = write("path,label,view\na.png,Covid-19,PA\nb.png,Pneumonia,AP\n", "two/manifest.csv")
     table = read_manifest([first, second], {"COVID": "covid-19", "Covid-19": "covid-19", "NORMAL": "normal"})
@@ -148,7 +153,7 @@ def test_joined(write: Callable[..., Path]) -> None:
     assert table["view"].tolist() == ["", "", "PA", "AP"]
 
 
-def test_joined_from_folders_of_the_same_name(write: Callable[..., Path]) -> None:
+def test_several_manifests_in_folders_of_the_same_name(write: Callable[..., Path]) -> None:
     files = [write("path,label\na.png,x\nb.png,y\n", f"{place}/data/manifest.csv") for place in ("p", "q")]
     files.append(write("path,label\nc.png,x\n", "p/data/more.csv", ("c.png",)))
     paths = read_manifest(files)["path"].tolist()
@@ -170,7 +175,7 @@ def test_dropped_classes_are_counted(write: Callable[..., Path], capsys: pytest.
 @pytest.mark.parametrize(
     ("class_map", "words"),
     [
-        ({"z": "x"}, "no image has the label 'z'; there are x, y"),
+        ({"z": "x"}, "no image has the label 'z'; the labels are x, y"),
         ({"x": 3}, "class_map.x"),
         ({"x": " "}, "class_map.x"),
     ],
@@ -185,7 +190,7 @@ def test_class_map_mistakes(class_map: dict[str, str | None], words: str, write:
 
 def test_unknown_label(write: Callable[..., Path]) -> None:
     file = write("path,label\na.png,normal\nb.png,nromal\n")
-    with pytest.raises(UserError, match=r"b\.png has the unknown label 'nromal'; known are normal, covid-19"):
+    with pytest.raises(UserError, match=r"b\.png has the unknown label 'nromal'; data.classes are normal, covid-19"):
         read_manifest(file, classes=["normal", "covid-19"])
     assert len(read_manifest(file, {"nromal": "normal"}, ["normal"])) == 2
 
@@ -199,13 +204,13 @@ def test_unknown_label(write: Callable[..., Path]) -> None:
     ],
     ids=["after the header", "before the header", "CR"],
 )
-def test_rows_are_counted_with_blank_lines(text: str, write: Callable[..., Path]) -> None:
+def test_blank_lines_count_as_rows(text: str, write: Callable[..., Path]) -> None:
     file = write(text)
     with pytest.raises(UserError, match=r"row 6 names an image that does not exist: 'c\.png'"):
         read_manifest(file)
 
 
-def test_a_column_called_file_is_kept(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_columns_with_reserved_names_are_renamed(write: Callable[..., Path], tmp_path: Path) -> None:
     table = read_manifest(write("path,file,row,label\na.png,scan7,1,x\nb.png,scan8,2,y\n"))
     assert table["file_given"].tolist() == ["scan7", "scan8"]
     assert table["row_given"].tolist() == ["1", "2"]
@@ -216,7 +221,7 @@ def test_a_column_called_file_is_kept(write: Callable[..., Path], tmp_path: Path
 @pytest.mark.parametrize(
     ("one", "other"), [("Normal", "normal"), ("covid-19", "COVID 19"), ("covid_19", "covid19"), ("Müll", "Mu\u0308ll")]
 )
-def test_classes_that_look_the_same(one: str, other: str, write: Callable[..., Path], tmp_path: Path) -> None:
+def test_similar_class_names_are_refused(one: str, other: str, write: Callable[..., Path], tmp_path: Path) -> None:
     file = write(f"path,label\na.png,{one}\nb.png,{other}\n")
     with pytest.raises(UserError, match=r"would be two classes.*data\.class_map=") as error:
         read_manifest(file)
@@ -231,16 +236,16 @@ def test_classes_that_look_the_same(one: str, other: str, write: Callable[..., P
     assert set(read_folder(tmp_path / "tree", None, {one: other})["label"]) == {other}
 
 
-def test_classes_that_differ_by_a_sign_are_two(write: Callable[..., Path]) -> None:
+def test_classes_that_differ_in_a_symbol_are_accepted(write: Callable[..., Path]) -> None:
     assert len(set(read_manifest(write("path,label\na.png,covid+\nb.png,covid-\n"))["label"])) == 2
 
 
 def test_a_million_rows(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files themselves are taken for granted: a million of them would test the file system."""
+    """The test does not create the files: a million files would measure the file system."""
     monkeypatch.setattr("covid_xray.data.manifest._is_file", lambda path: True)
     rows = "".join(f"images/{number}.png,c{number % 3},p{number % 1000},s,\n" for number in range(1_000_000))
     file = write("path,label,patient_id,source,split\n" + rows)
-    start = time.process_time()  # others may use the machine
+    start = time.process_time()  # independent of other processes
     table = read_manifest(file)
     assert time.process_time() - start < 30
     assert len(table) == 1_000_000
@@ -269,13 +274,13 @@ def test_folder(tmp_path: Path) -> None:
     assert table["label"].tolist() == ["a", "a", "b", "b"]
 
 
-def test_folder_names_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_reports_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("Train/a/1.png", "Train/b/2.png", "TEST/a/3.png", "valid/b/4.png", "stray.png", "Train/stray.png")
     junk = ("other/a/5.png", "Train/a/._1.png", "Train/.ipynb_checkpoints/6.png", "Train/a/.DS_Store", "Train/a/scan")
     for name in (*names, *junk, "notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(PNG)
-    (tmp_path / "Train/a/round").symlink_to(tmp_path)
+    (tmp_path / "Train/a/cycle").symlink_to(tmp_path)
     (tmp_path / "Train/a/dicom.dcm").mkdir()
     (tmp_path / "valid/a").symlink_to(tmp_path / "Train/a")  # a class may be a link
     (tmp_path / "TEST/b").mkdir()
@@ -283,16 +288,16 @@ def test_folder_names_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureF
     assert sorted(table["path"]) == ["TEST/a/3.png", "Train/a/1.png", "Train/b/2.png", "valid/a/1.png", "valid/b/4.png"]
     assert set(table["label"]) == {"a", "b"}
     assert {path: reason for path, reason in left_out.items() if not path.startswith("valid/a/")} == {
-        **dict.fromkeys(("stray.png", "Train/stray.png"), "it lies in no folder of a class"),
-        "other/a/5.png": "it lies beside train, val and test",
+        **dict.fromkeys(("stray.png", "Train/stray.png"), "it is not in a class folder"),
+        "other/a/5.png": "it is not in train, val or test",
         **dict.fromkeys(("Train/a/._1.png", "Train/.ipynb_checkpoints/"), "it is hidden"),
-        "Train/a/scan": "its name has no ending of an image",
-        "Train/a/round/": "it is a link to a folder",
-        "TEST/b/": "it holds no image",
+        "Train/a/scan": "it does not have the extension of an image",
+        "Train/a/cycle/": "it is a link to a folder",
+        "TEST/b/": "it contains no images",
     }
     read_folder(tmp_path)
     printed = capsys.readouterr().out.splitlines()
-    assert f"data.root={tmp_path}: left out because it lies beside train, val and test: 'other/a/5.png'" in printed
+    assert f"data.root={tmp_path}: left out because it is not in train, val or test: 'other/a/5.png'" in printed
 
 
 @pytest.mark.parametrize(
@@ -306,6 +311,67 @@ def test_folder_mistakes(regex: str, words: str, tmp_path: Path) -> None:
         read_folder(tmp_path)
     with pytest.raises(UserError, match="no folder"):
         read_folder(tmp_path / "missing")
+
+
+def test_table_can_be_read_again_from_its_attributes(write: Callable[..., Path], tmp_path: Path) -> None:
+    files = [str(write("path,label\na.png,x\nb.png,y\n", f"{place}/m.csv")) for place in ("p", "q")]
+    as_configured = OmegaConf.create({"files": files, "class_map": {"y": "z"}, "classes": ["x", "z"]})
+    (tmp_path / "tree/a").mkdir(parents=True)
+    (tmp_path / "tree/a/p1.png").write_bytes(PNG)
+    for table in (
+        read_folder(tmp_path / "tree", "(p.)", {"a": "b"}),
+        read_manifest(files[0]),
+        read_manifest(as_configured.files, as_configured.class_map, as_configured.classes),
+        draw_phantoms(tmp_path / "phantoms", 3, 2, 32),
+    ):
+        reader = json.loads(json.dumps(table.attrs["reader"]))
+        assert reader == table.attrs["reader"]
+        pd.testing.assert_frame_equal(instantiate(reader), table)
+        pd.testing.assert_frame_equal(check_records(table), table, check_dtype=False)
+
+
+def test_records_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = pd.DataFrame({"path": [Path("a.png"), "/b.png"], "label": pd.Categorical(["x", "y"]), "age": 3}, [5, 5])
+    records = check_records(given)
+    assert given.columns.tolist() == ["path", "label", "age"]
+    assert records.index.tolist() == [0, 1]
+    assert records["file"].tolist() == [str(tmp_path / "a.png"), "/b.png"]
+    assert records["patient_id"].tolist() == records["path"].tolist() == ["a.png", "/b.png"]
+    assert records["source"].tolist() == records["split"].tolist() == ["", ""]
+    given = given.assign(patient_id=[None, "7"], split=["VALID", None], file=["c.png", None], source="s")
+    records = check_records(given)
+    assert records[["patient_id", "split"]].to_numpy().tolist() == [["a.png", "val"], ["7", ""]]
+    assert records["file"].tolist() == [str(tmp_path / "c.png"), "/b.png"]
+    assert all(type(value) is str for value in records[list(COLUMNS)].to_numpy().ravel())
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({}, "at least one row"),
+        ({"path": ["a"]}, "no column 'label'; it has path"),
+        ({"file": ["a"], "label": ["x"]}, "no column 'path'"),
+        ({"path": ["a", " "], "label": ["x", "x"]}, "row 1 has no path"),
+        ({"path": ["a", "b", "c"], "label": ["x", None, float("nan")]}, r"row 1 has no label: 'b' \(and 1 more\)"),
+        ({"path": ["a", "a"], "label": ["x", "x"]}, "row 1 lists an image a second time: 'a'"),
+        ({"path": ["a"], "label": ["x"], "split": ["holdout"]}, "row 0 has a split other than"),
+    ],
+)
+def test_invalid_records(columns: dict[str, list[object]], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        check_records(pd.DataFrame(columns))
+    with pytest.raises(UserError, match="DataFrame"):
+        check_records(columns)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="'path' twice"):
+        check_records(pd.DataFrame([["a", "b", "x"]], columns=["path", "path", "label"]))
+
+
+def test_checking_many_records_is_fast() -> None:
+    records = pd.DataFrame({"path": [f"images/{number}.png" for number in range(100_000)], "label": "x"})
+    start = time.process_time()  # independent of other processes
+    assert len(check_records(records)) == 100_000
+    assert time.process_time() - start < 1
 
 
 NAMES = st.text(
@@ -325,7 +391,7 @@ RELAXED = settings(max_examples=60, deadline=None, suppress_health_check=[Health
         NAMES, st.tuples(LABELS, st.sampled_from(["", "train", "VAL", "test"])), min_size=1, max_size=8
     )
 )
-def test_whatever_is_written_is_read_back(
+def test_written_rows_are_read_back(
     rows: dict[str, tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("covid_xray.data.manifest._is_file", lambda path: True)
@@ -340,7 +406,7 @@ def test_whatever_is_written_is_read_back(
 
 @RELAXED
 @given(text=st.one_of(st.binary(max_size=200), st.text(alphabet='pathlbe,"\n\r;. \0x', max_size=80).map(str.encode)))
-def test_any_bytes_end_in_a_table_or_a_user_error(text: bytes, tmp_path: Path) -> None:
+def test_invalid_bytes_raise_a_user_error(text: bytes, tmp_path: Path) -> None:
     file = tmp_path / "manifest.csv"
     file.write_bytes(b"path,label\n" + text)
     with pytest.raises(UserError):

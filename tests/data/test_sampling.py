@@ -1,4 +1,4 @@
-"""Which images make which batch."""
+"""Batch samplers."""
 
 import numpy as np
 from hypothesis import given
@@ -10,7 +10,7 @@ SIZES = st.integers(8, 100)
 
 
 @given(n=SIZES, share=st.integers(1, 4), world=st.integers(1, 4), epoch=st.integers(0, 9), seed=st.integers(0, 99))
-def test_processes_share_the_batches_of_one(n: int, share: int, world: int, epoch: int, seed: int) -> None:
+def test_processes_divide_the_batches_of_one_process(n: int, share: int, world: int, epoch: int, seed: int) -> None:
     batch_size = share * world
     if batch_size > n:
         return
@@ -23,7 +23,7 @@ def test_processes_share_the_batches_of_one(n: int, share: int, world: int, epoc
 
 
 @given(n=SIZES, batch_size=st.integers(1, 8), first=st.integers(0, 12), seed=st.integers(0, 99))
-def test_resumed_epoch_is_the_rest_of_the_whole_one(n: int, batch_size: int, first: int, seed: int) -> None:
+def test_resumed_epoch_is_the_rest_of_the_whole_epoch(n: int, batch_size: int, first: int, seed: int) -> None:
     whole, resumed = TrainBatches(n, seed), TrainBatches(n, seed)
     whole.begin(3, batch_size, 64)
     resumed.begin(3, batch_size, 64, first)
@@ -31,7 +31,7 @@ def test_resumed_epoch_is_the_rest_of_the_whole_one(n: int, batch_size: int, fir
     assert len(resumed) == len(whole) == len(list(whole))
 
 
-def test_epochs_and_seeds_shuffle_anew() -> None:
+def test_epochs_and_seeds_give_different_orders() -> None:
     orders = {
         tuple(s.row for b in _batches(TrainBatches(50, seed), epoch, 5) for s in b) for seed, epoch in np.ndindex(3, 3)
     }
@@ -39,7 +39,7 @@ def test_epochs_and_seeds_shuffle_anew() -> None:
 
 
 @given(n=st.integers(1, 60), world=st.integers(1, 5), batch_size=st.integers(1, 9))
-def test_evaluation_sees_every_image_once(n: int, world: int, batch_size: int) -> None:
+def test_evaluation_batches_contain_every_image_once(n: int, world: int, batch_size: int) -> None:
     rows = []
     for rank in range(world):
         sampler = EvalBatches(n, rank, world)

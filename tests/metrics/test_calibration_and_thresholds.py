@@ -18,7 +18,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def overconfident(n: int, factor: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Labels drawn from softmax(z), and the logits factor * z: the right temperature is the factor."""
+    """Labels drawn from softmax(z), and the logits factor * z. The optimal temperature is the factor."""
     random = np.random.default_rng(seed)
     logits = 2 * random.normal(size=(n, 3))
     labels = (random.random(n)[:, None] > softmax(logits).cumsum(axis=1)).sum(axis=1)
@@ -37,13 +37,12 @@ def test_scores_equal_scikit_learn_and_torchmetrics(seed: int, n: int) -> None:
     assert calibration.ece(labels, probabilities) == pytest.approx(float(found), abs=1e-5)
     by_class = calibration.class_calibration_errors(labels, probabilities)
     for k in range(3):
-        # torchmetrics' binary error measures confidence in the positive class, as ours does.
+        # torchmetrics' binary error also bins the probability of the positive class.
         found = tm.binary_calibration_error(torch.tensor(probabilities[:, k]), torch.tensor(labels == k).int(), 15)
         assert by_class[k] == pytest.approx(float(found), abs=1e-5)
-    assert calibration.classwise_ece(labels, probabilities) == pytest.approx(by_class.mean())
 
 
-def test_certainty_falls_into_the_last_bin_and_impossible_labels_cost_a_finite_price() -> None:
+def test_confidence_1_is_in_the_last_bin_and_probability_0_has_a_finite_nll() -> None:
     bins = calibration.reliability_bins([1.0, 0.0, 0.5], [True, False, True], 10)
     assert bins.counts.tolist() == [1, 0, 0, 0, 0, 1, 0, 0, 0, 1]
     assert np.isnan(bins.accuracy[1])
@@ -51,7 +50,7 @@ def test_certainty_falls_into_the_last_bin_and_impossible_labels_cost_a_finite_p
 
 
 @pytest.mark.parametrize("factor", [0.4, 1.0, 3.0])
-def test_temperature_finds_what_the_logits_were_multiplied_by(factor: float) -> None:
+def test_temperature_equals_the_factor_of_the_logits(factor: float) -> None:
     labels, logits = overconfident(4000, factor)
     found = calibration.fit_temperature(labels, logits)
     assert found.value == pytest.approx(factor, rel=0.06)
@@ -64,22 +63,15 @@ def test_temperature_finds_what_the_logits_were_multiplied_by(factor: float) -> 
         assert calibration.ece(labels, after) < 0.5 * calibration.ece(labels, softmax(logits))
 
 
-def test_log_probabilities_serve_as_logits() -> None:
-    labels, logits = overconfident(500, 2.0)
-    from_logits = calibration.fit_temperature(labels, logits)
-    from_shares = calibration.fit_temperature(labels, calibration.log_probabilities(softmax(logits)))
-    assert from_shares.value == pytest.approx(from_logits.value, rel=1e-3)
-
-
-def test_temperature_says_when_there_is_none() -> None:
+def test_temperature_warns_if_there_is_no_optimum() -> None:
     perfect = calibration.fit_temperature([0, 1], [[5.0, 0.0], [0.0, 5.0]])
     assert perfect.value == 1
-    assert "all validation images are right" in perfect.warning
+    assert "all validation images are correct" in perfect.warning
     useless = calibration.fit_temperature([1, 0], [[5.0, 0.0], [0.0, 5.0]])
-    assert "tell nothing" in useless.warning
+    assert "not related to the labels" in useless.warning
     with pytest.raises(UserError, match="not finite"):
         calibration.fit_temperature([0], [[np.nan, 0.0]])
-    with pytest.raises(UserError, match="needs images"):
+    with pytest.raises(UserError, match="at least one image"):
         calibration.fit_temperature([], np.zeros((0, 3)))
     for bad in (0.0, -1.0, float("nan")):
         with pytest.raises(UserError, match="above 0"):
@@ -95,37 +87,37 @@ def binary(n: int, seed: int, skill: float = 1.5) -> Predictions:
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(4, 80))
-def test_operating_points_are_the_best_there_are(seed: int, n: int) -> None:
+def test_operating_points_are_optimal(seed: int, n: int) -> None:
     validation = binary(n, seed)
-    scores, own = validation.probabilities[:, 1], validation.labels == 1
+    scores, is_ill = validation.probabilities[:, 1], validation.labels == 1
 
     def at(threshold: float) -> tuple[float, float]:
-        called = scores >= threshold
-        return float(called[own].mean()), float((~called[~own]).mean())
+        positive = scores >= threshold
+        return float(positive[is_ill].mean()), float((~positive[~is_ill]).mean())
 
-    every = [at(threshold) for threshold in [*scores, 1.0]]
+    pairs = [at(threshold) for threshold in [*scores, 1.0]]
     youden = choose_operating_point(validation, "ill")
-    assert youden.sensitivity + youden.specificity == pytest.approx(max(sum(pair) for pair in every))
+    assert youden.sensitivity + youden.specificity == pytest.approx(max(sum(pair) for pair in pairs))
     assert (youden.sensitivity, youden.specificity) == at(youden.threshold)
-    screen = choose_operating_point(validation, "ill", "sensitivity", 0.95)
-    assert screen.sensitivity >= 0.95
-    assert screen.specificity == max(specificity for sensitivity, specificity in every if sensitivity >= 0.95)
+    screening = choose_operating_point(validation, "ill", "sensitivity", 0.95)
+    assert screening.sensitivity >= 0.95
+    assert screening.specificity == max(specificity for sensitivity, specificity in pairs if sensitivity >= 0.95)
 
 
-def test_operating_points_are_applied_as_they_are() -> None:
+def test_operating_points_are_applied_unchanged() -> None:
     point = choose_operating_point(binary(300, 1), "ill", "sensitivity")
     test = binary(400, 2)
     result = apply_operating_point(point, test, prevalence=0.05)
-    called = test.probabilities[:, 1] >= point.threshold
-    assert result.sensitivity.value == pytest.approx(called[test.labels == 1].mean())
-    assert result.specificity.value == pytest.approx((~called)[test.labels == 0].mean())
-    # At the test set's own prevalence, Bayes' rule gives the predictive values that are counted there.
-    own = apply_operating_point(point, test, prevalence=float((test.labels == 1).mean()))
-    assert own.ppv.value == pytest.approx((test.labels[called] == 1).mean())
-    assert own.npv.value == pytest.approx((test.labels[~called] == 0).mean())
+    positive = test.probabilities[:, 1] >= point.threshold
+    assert result.sensitivity.value == pytest.approx(positive[test.labels == 1].mean())
+    assert result.specificity.value == pytest.approx((~positive)[test.labels == 0].mean())
+    # At the prevalence of the test set, Bayes' rule gives the observed predictive values.
+    same = apply_operating_point(point, test, prevalence=float((test.labels == 1).mean()))
+    assert same.ppv.value == pytest.approx((test.labels[positive] == 1).mean())
+    assert same.npv.value == pytest.approx((test.labels[~positive] == 0).mean())
     for interval in (result.sensitivity, result.specificity, result.ppv, result.npv):
         assert interval.low <= interval.value <= interval.high
-    assert result.ppv.value < own.ppv.value
+    assert result.ppv.value < same.ppv.value
     assert np.isnan(apply_operating_point(point, test).ppv.value)
 
 
@@ -135,13 +127,13 @@ def test_predictive_values_of_a_textbook_test() -> None:
     assert np.isnan(predictive_values(0.0, 1.0, 0.1)[0])
 
 
-def test_thresholds_refuse_what_cannot_be() -> None:
+def test_invalid_thresholds_raise() -> None:
     data = binary(20, 0)
-    with pytest.raises(UserError, match="no class of these predictions"):
+    with pytest.raises(UserError, match="not a class of these predictions"):
         choose_operating_point(data, "sick")
     with pytest.raises(UserError, match="no validation image is ill"):
         choose_operating_point(data.select(np.flatnonzero(data.labels == 0)), "ill")
-    with pytest.raises(UserError, match="least sensitivity"):
+    with pytest.raises(UserError, match="minimum sensitivity"):
         choose_operating_point(data, "ill", "sensitivity", 95)
     with pytest.raises(UserError, match="unknown"):
         choose_operating_point(data, "ill", "best")  # type: ignore[arg-type]

@@ -13,12 +13,12 @@ from covid_xray.reporting.published import PUBLISHED, PUBLISHED_HEADER, publishe
 def pair(seed: int = 0, n: int = 150) -> tuple[Predictions, Predictions]:
     random = np.random.default_rng(seed)
     labels = np.r_[0, 1, 2, random.integers(0, 3, n - 3)]
-    shared, people = random.normal(size=(n, 3)), [f"p{i // 2}" for i in range(n)]
+    shared, patients = random.normal(size=(n, 3)), [f"p{i // 2}" for i in range(n)]
     both = []
     for skill in (1.0, 2.0):
         powers = np.exp(shared + 0.5 * random.normal(size=(n, 3)) + skill * np.eye(3)[labels])
         both.append(
-            Predictions.build(labels, powers / powers.sum(axis=1, keepdims=True), ["a", "b", "c"], patients=people)
+            Predictions.build(labels, powers / powers.sum(axis=1, keepdims=True), ["a", "b", "c"], patients=patients)
         )
     return both[0], both[1]
 
@@ -42,18 +42,18 @@ def test_differences_are_paired_and_do_not_depend_on_the_order() -> None:
 def test_pairing_narrows_the_interval() -> None:
     a, b = pair(3)
     interval = compare(a, b, resamples=400).differences["accuracy"]
-    right = [(part.predicted == part.labels).mean() for part in (a, b)]
-    unpaired = 2 * 1.96 * np.sqrt(sum(share * (1 - share) / 150 for share in right))
+    accuracies = [(part.predicted == part.labels).mean() for part in (a, b)]
+    unpaired = 2 * 1.96 * np.sqrt(sum(share * (1 - share) / 150 for share in accuracies))
     assert interval.high - interval.low < unpaired
 
 
 def test_mcnemar_is_the_exact_binomial_test() -> None:
     a, b = pair(2)
-    right_a, right_b = a.predicted == a.labels, b.predicted == b.labels
+    correct_a, correct_b = a.predicted == a.labels, b.predicted == b.labels
     found = mcnemar(a, b)
-    assert (found.both, found.neither) == ((right_a & right_b).sum(), (~right_a & ~right_b).sum())
-    assert found.only_a == (right_a & ~right_b).sum()
-    assert found.only_b == (right_b & ~right_a).sum()
+    assert (found.both, found.neither) == ((correct_a & correct_b).sum(), (~correct_a & ~correct_b).sum())
+    assert found.only_a == (correct_a & ~correct_b).sum()
+    assert found.only_b == (correct_b & ~correct_a).sum()
     assert found.p == pytest.approx(stats.binomtest(found.only_a, found.only_a + found.only_b, 0.5).pvalue)
     assert "independent" in found.note
     # 5 against 0 discordant images: p = 2 / 2^5.
@@ -63,7 +63,7 @@ def test_mcnemar_is_the_exact_binomial_test() -> None:
     assert test.note == ""
 
 
-def test_other_test_sets_are_refused_saying_how() -> None:
+def test_different_test_sets_raise_an_error_with_the_difference() -> None:
     a, b = pair(n=20)
     with pytest.raises(UserError, match=r"1 image \(image 19\) only in the first$"):
         compare(a, b.select(range(19)))
@@ -73,9 +73,9 @@ def test_other_test_sets_are_refused_saying_how() -> None:
     moved = Predictions.build((b.labels + 1) % 3, b.probabilities, b.class_names, b.images, b.patients)
     with pytest.raises(UserError, match=r"20 images .* with another label"):
         compare(a, moved, ("old", "new"))
-    owned = Predictions.build(b.labels, b.probabilities, b.class_names, b.images, ["one"] * 20)
+    regrouped = Predictions.build(b.labels, b.probabilities, b.class_names, b.images, ["one"] * 20)
     with pytest.raises(UserError, match="with another patient"):
-        compare(a, owned)
+        compare(a, regrouped)
     other = Predictions.build(b.labels, b.probabilities, ["a", "b", "d"], b.images, b.patients)
     with pytest.raises(UserError, match="classes a, b, c against a, b, d"):
         compare(a, other)
@@ -90,17 +90,18 @@ COVID_NET = {
 
 
 @pytest.mark.parametrize("row", COVID_NET)
-def test_counts_give_every_published_figure_of_covid_net(row: int) -> None:
+def test_counts_give_all_published_metrics_of_covid_net(row: int) -> None:
     result = PUBLISHED[row]
     accuracy, sensitivities, predictive, sizes = COVID_NET[row]
     hits = [round(share * size / 100) for share, size in zip(sensitivities, sizes, strict=True)]
     assert (sum(hits), sum(sizes)) == (result.correct, result.total)
     assert (hits[2], sizes[2]) == (result.covid_hits, result.covid_cases)
     assert round(100 * result.correct / result.total, 1) == accuracy
-    said = [round(100 * hit / value) for hit, value in zip(hits, predictive, strict=True)]
-    assert sum(said) == result.total
-    # Published with one decimal, cut or rounded.
-    assert all(abs(100 * hit / count - value) < 0.1 for hit, count, value in zip(hits, said, predictive, strict=True))
+    n_predicted = [round(100 * hit / value) for hit, value in zip(hits, predictive, strict=True)]
+    assert sum(n_predicted) == result.total
+    # The published values have one decimal, truncated or rounded.
+    for hit, count, value in zip(hits, n_predicted, predictive, strict=True):
+        assert abs(100 * hit / count - value) < 0.1
 
 
 def test_counts_of_the_other_rows() -> None:
@@ -111,9 +112,10 @@ def test_counts_of_the_other_rows() -> None:
     wilson = wilson_interval(dark.correct, dark.total)
     assert [round(100 * limit, 1) for limit in (wilson.low, wilson.high)] == [84.9, 88.9]
     assert article.covid_sensitivity() == exact_interval(10, 10)
+    assert round(stats.fisher_exact([[10, 0], [8, 2]]).pvalue, 2) == 0.47
 
 
-def test_every_row_has_intervals_and_words() -> None:
+def test_each_row_has_intervals_and_a_comment() -> None:
     rows = published_rows()
     assert all(len(row) == len(PUBLISHED_HEADER) for row in rows)
     assert rows[0][2] == "80.0 % (44.4 to 97.5 %), 8 of 10"

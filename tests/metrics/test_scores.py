@@ -95,7 +95,7 @@ def test_scores_equal_torchmetrics(seed: int) -> None:
         assert found[name] == pytest.approx(float(value), abs=1e-5), name
 
 
-def test_a_missing_class_is_said_and_spares_the_others() -> None:
+def test_a_missing_class_has_reasons_and_does_not_change_the_other_classes() -> None:
     whole = random_predictions(1)
     part = whole.select(np.flatnonzero(whole.labels != 2))
     scores = metrics.score(part)
@@ -123,33 +123,32 @@ def test_one_class_and_one_image() -> None:
     assert scores.reasons["kappa"] == "all labels and predictions are one class"
     assert scores.reasons["specificity/a"] == "every test image is a"
     assert scores.reasons["ppv/b"] == "no image is predicted as b"
-    assert scores.reasons["npv/a"] == "no image is predicted as anything but a"
+    assert scores.reasons["npv/a"] == "every image is predicted as a"
     plain = estimate(one, resamples=20).to_dict()
     assert plain["metrics"]["kappa"]["value"] is None
     assert "one patient" in plain["warnings"][-1]
 
 
 def test_weighted_resample_equals_scikit_learn_with_copies() -> None:
-    """What the bootstrap computes is what scikit-learn finds on the images copied that often, ties included."""
+    """Bootstrap values equal scikit-learn's values on images that are repeated by their number of copies, with ties."""
     predictions = random_predictions(5, n=60, ties=True)
     drawn = bootstrap(predictions, resamples=30, seed=3)
     copies = np.concatenate(list(draw_patients(predictions.n_patients, 30, 3, 60)))
     for row in range(30):
-        times = copies[row][predictions.patient_index].astype(int)
-        rows = np.repeat(np.arange(60), times)
+        rows = np.repeat(np.arange(60), copies[row][predictions.patient_index].astype(int))
         resample = Predictions.build(predictions.labels[rows], predictions.probabilities[rows], predictions.class_names)
         for name, value in metrics.score(resample).values.items():
             assert drawn[name][row] == pytest.approx(value, abs=1e-9, nan_ok=True), name
 
 
-def test_draws_do_not_depend_on_how_they_are_cut() -> None:
+def test_draws_do_not_depend_on_the_chunk_size() -> None:
     whole = np.concatenate(list(draw_patients(7, 500, 1, 7)))
-    cut = np.concatenate(list(draw_patients(7, 500, 1, 100_000)))
-    assert np.array_equal(whole, cut)
+    chunked = np.concatenate(list(draw_patients(7, 500, 1, 100_000)))
+    assert np.array_equal(whole, chunked)
     assert (whole.sum(axis=1) == 7).all()
 
 
-def test_predictions_survive_a_file(tmp_path: Path) -> None:
+def test_predictions_round_trip_through_a_file(tmp_path: Path) -> None:
     file = tmp_path / "predictions.csv"
     predictions = random_predictions(2)
     write_predictions(predictions, file)
@@ -175,19 +174,19 @@ def test_predictions_survive_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "probabilities", "names", "words"),
+    ("labels", "probabilities", "names", "message"),
     [
         ([], np.zeros((0, 2)), "ab", "empty"),
-        ([0, 2], [[1, 0], [0, 1]], "ab", "labels run from 0 to 2"),
+        ([0, 2], [[1, 0], [0, 1]], "ab", "labels range from 0 to 2"),
         ([0, 1], [[1, 0], [0, 1]], "aa", "two different names"),
         ([0, 1], [[1, 0]], "ab", "shape"),
-        ([0, 1], [[1, 0], [np.nan, 1]], "ab", "1 of 2 rows are no probabilities, first image 1"),
-        ([0, 1], [[1, 0], [2.5, -1.5]], "ab", "no probabilities"),
+        ([0, 1], [[1, 0], [np.nan, 1]], "ab", "1 of 2 rows are not probabilities that sum to 1, first image 1"),
+        ([0, 1], [[1, 0], [2.5, -1.5]], "ab", "not probabilities"),
         ([0.5, 1], [[1, 0], [0, 1]], "ab", "whole numbers"),
     ],
 )
-def test_bad_predictions_get_one_sentence(labels: object, probabilities: object, names: str, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_invalid_predictions_raise(labels: object, probabilities: object, names: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         Predictions.build(labels, probabilities, list(names))  # type: ignore[arg-type]
 
 

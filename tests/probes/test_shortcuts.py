@@ -7,7 +7,7 @@ from covid_xray.probes.shortcuts import blacken_centre, keep_centre, remove_bord
 from covid_xray.probes.source_probe import label_from_source, probe_source, probe_within_classes
 
 
-def test_masks_split_the_image_without_rest() -> None:
+def test_masks_are_complementary() -> None:
     images = np.random.default_rng(0).integers(1, 256, (3, 40, 64), dtype=np.uint8)
     outside, inside = blacken_centre(images), keep_centre(images)
     assert np.array_equal(outside + inside, images)
@@ -23,34 +23,34 @@ def test_masks_split_the_image_without_rest() -> None:
     ("images", "share"),
     [(np.zeros((2, 8, 8)), 0.5), (np.zeros((8, 8), np.uint8), 0.5), (np.zeros((1, 8, 8), np.uint8), 1)],
 )
-def test_masks_refuse_other_images(images: np.ndarray, share: float) -> None:
+def test_masks_of_other_images_raise(images: np.ndarray, share: float) -> None:
     for mask in (blacken_centre, keep_centre, remove_border):
         with pytest.raises(UserError):
             mask(images, share)
 
 
-def sure(value: float) -> Interval:
+def narrow(value: float) -> Interval:
     return Interval(value, value - 0.04, value + 0.04)
 
 
-def test_verdicts_follow_their_rule() -> None:
-    cheat = shortcut_verdict(sure(0.94), sure(0.91), 1 / 3, 0.99, 0.97)
+def test_verdicts_follow_the_rule() -> None:
+    cheat = shortcut_verdict(narrow(0.94), narrow(0.91), 1 / 3, 0.99, 0.97)
     assert cheat.text.startswith("91 % balanced accuracy")
     assert cheat.text.endswith("this model reads the source, not the disease.")
     assert cheat.cheats is True
     assert "50 %" in cheat.rule
-    honest = shortcut_verdict(sure(0.9), sure(0.34), 1 / 3, 0.98, 0.53)
+    honest = shortcut_verdict(narrow(0.9), narrow(0.34), 1 / 3, 0.98, 0.53)
     assert honest.cheats is False
-    assert "no proof" in honest.text
-    half = shortcut_verdict(sure(0.9), sure(0.5), 1 / 3, 0.98, 0.6)
-    assert half.kept == pytest.approx((0.5 - 1 / 3) / (0.9 - 1 / 3))
-    assert "part of what this model knows" in half.text
-    # All answers fall into one class, yet the scores still order the images.
-    hidden = shortcut_verdict(sure(0.9), sure(1 / 3), 1 / 3, 0.98, 0.95)
-    assert hidden.cheats is True
-    nothing = shortcut_verdict(Interval(0.4, 0.3, 0.5), sure(0.33), 1 / 3, 0.6, 0.5)
-    assert nothing.cheats is None
-    assert np.isnan(nothing.kept)
+    assert "not a proof" in honest.text
+    suspicious = shortcut_verdict(narrow(0.9), narrow(0.5), 1 / 3, 0.98, 0.6)
+    assert suspicious.kept == pytest.approx((0.5 - 1 / 3) / (0.9 - 1 / 3))
+    assert "a part of this model's skill does not come from the lungs" in suspicious.text
+    # All predictions are one class, but the AUROC is still high.
+    one_class = shortcut_verdict(narrow(0.9), narrow(1 / 3), 1 / 3, 0.98, 0.95)
+    assert one_class.cheats is True
+    no_skill = shortcut_verdict(Interval(0.4, 0.3, 0.5), narrow(0.33), 1 / 3, 0.6, 0.5)
+    assert no_skill.cheats is None
+    assert np.isnan(no_skill.kept)
 
 
 def study(strength: float, n: int = 160) -> tuple[np.ndarray, list[str], list[str], list[str]]:
@@ -58,46 +58,46 @@ def study(strength: float, n: int = 160) -> tuple[np.ndarray, list[str], list[st
     patient = np.repeat(np.arange(n // 2), 2)
     source = (random.random(n // 2) < 0.4)[patient]
     label = (random.random(n // 2) < 0.5)[patient]
-    # Every patient is his own point: a probe that mixed patients would succeed by recognising them.
+    # Images of one patient are almost equal: a probe without a split by patient would recognise the patient.
     features = (3 * random.normal(size=(n // 2, 30)))[patient] + 0.1 * random.normal(size=(n, 30))
     features[:, 0] += strength * source
     names = [["nih", "cohen"][int(s)] for s in source]
     return features, [["normal", "ill"][int(k)] for k in label], names, [f"p{i}" for i in patient]
 
 
-def test_probe_finds_the_source_where_it_is_and_nowhere_else() -> None:
+def test_probe_finds_the_source_only_if_the_features_contain_it() -> None:
     features, labels, sources, patients = study(40.0)
     found = probe_source(features, sources, patients)
     assert found.accuracy.value > 0.95
-    assert "the features carry the source" in found.text
+    assert "the features contain information about the source" in found.text
     nothing = probe_source(study(0.0)[0], sources, patients)
     assert nothing.accuracy.low < nothing.no_information_rate
-    assert "do not surely" in nothing.text
+    assert "do not significantly contain" in nothing.text
     within = probe_within_classes(features, labels, sources, patients)
     assert set(within) == {"normal", "ill"}
     assert all(probe.accuracy.low > probe.no_information_rate for probe in within.values())
 
 
-def test_probe_says_why_it_cannot() -> None:
+def test_probe_without_result_has_a_reason() -> None:
     features = np.zeros((4, 2))
     assert "one source" in probe_source(features, ["a"] * 4, list("1234")).text
     single = probe_source(features, ["a", "a", "b", "b"], ["1", "2", "3", "3"])
-    assert "source b has a single patient" in single.text
+    assert "source b has only one patient" in single.text
     assert np.isnan(single.accuracy.value)
     with pytest.raises(UserError, match="not finite"):
         probe_source(features * np.nan, ["a"] * 4, list("1234"))
     with pytest.raises(UserError, match="2 folds"):
         probe_source(features, ["a"] * 4, list("1234"), folds=1)
-    with pytest.raises(UserError, match="sources and patients"):
+    with pytest.raises(UserError, match="3 sources and 4 patients"):
         probe_source(features, ["a"] * 3, list("1234"))
 
 
 def test_source_and_label() -> None:
     share, text = label_from_source(["covid", "covid", "normal", "ill"], ["cohen", "cohen", "nih", "nih"])
     assert share == 0.75
-    assert "75 % of images (50 % by guessing)" in text
-    assert "the same thing for covid (only cohen)" in text
+    assert "75 % of images (chance: 50 %)" in text
+    assert "identical for covid (only cohen)" in text
     assert "one source" in label_from_source(["a", "b"], ["x", "x"])[1]
-    assert "same thing" not in label_from_source(["a", "b", "a", "b"], ["x", "x", "y", "y"])[1]
+    assert "identical" not in label_from_source(["a", "b", "a", "b"], ["x", "x", "y", "y"])[1]
     with pytest.raises(UserError):
         label_from_source([], [])

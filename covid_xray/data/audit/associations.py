@@ -1,15 +1,22 @@
-"""How much a label gives itself away by what is not medicine: source, view, file type, size and aspect."""
+"""Association of the label with factors that are not medical: source, view, file type, size and aspect ratio."""
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-STRONG = 0.3  # Cramér's V from which a warning is given
+STRONG = 0.3  # a Cramér's V of at least this gives a warning
+_PHRASES = {
+    "source": "comes from another source",
+    "view": "shows another view",
+    "file type": "is a file of another type",
+    "size": "has another size",
+    "aspect": "has another aspect ratio",
+}
 
 
 def cramers_v(a: pd.Series, b: pd.Series) -> float | None:
-    """Association of two categories, from 0 to 1, bias-corrected; None if one of them has one value only.
+    """Compute the bias-corrected Cramér's V of two variables, from 0 to 1; None if one is constant.
 
     Source: Bergsma, "A bias-correction for Cramér's V and Tschuprow's T", J. Korean Stat. Soc. 42 (2013).
     """
@@ -25,14 +32,14 @@ def cramers_v(a: pd.Series, b: pd.Series) -> float | None:
 
 
 def associations(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Association of the label with every give-away, strongest first.
+    """Compute the association of the label with every factor, strongest first.
 
     Args:
         table: Columns ``label``, ``source``, ``view``, ``file``, ``width``, ``height``.
 
     Returns:
-        For each: ``factor``, ``cramers_v`` (None where the factor has one value only), ``categories`` (images by label
-        and category) and ``warning`` (a sentence, or empty).
+        For each factor: ``factor`` (name), ``cramers_v`` (None if the factor is constant), ``categories`` (number of
+        images by label and category) and ``warning`` (a sentence, or empty).
     """
     factors = {
         "source": table["source"].replace("", "unknown"),
@@ -49,10 +56,9 @@ def _association(factor: str, label: pd.Series, values: pd.Series) -> dict[str, 
     strength = cramers_v(label, values)
     counts = pd.crosstab(label, values)
     categories = {str(name): {str(key): int(count) for key, count in row.items()} for name, row in counts.iterrows()}
-    rounded = None if strength is None else round(strength, 3)
     return {
         "factor": factor,
-        "cramers_v": rounded,
+        "cramers_v": None if strength is None else round(strength, 3),
         "categories": categories,
         "warning": _warning(factor, strength, counts),
     }
@@ -66,31 +72,15 @@ def _warning(factor: str, strength: float | None, counts: pd.DataFrame) -> str:
     shared = present & (present.sum(axis=0) > 1)
     alone = [str(name) for name, shares in zip(counts.index, shared.any(axis=1), strict=True) if not shares]
     if len(alone) == len(counts) and len(alone) > 1:
-        return f"every class has {_ARTICLES[factor]} of its own: {consequence}"
+        return f"every class has {'an' if factor == 'aspect' else 'a'} {factor} of its own: {consequence}"
     if alone:
         names = " and ".join(alone)
         return f"every {names} image {_PHRASES[factor]} than all others: {consequence}"
     return f"label and {factor} go together (Cramér's V {strength:.2f}): {consequence}"
 
 
-_ARTICLES = {
-    "source": "a source",
-    "view": "a view",
-    "file type": "a file type",
-    "size": "a size",
-    "aspect": "an aspect",
-}
-_PHRASES = {
-    "source": "comes from another source",
-    "view": "shows another view",
-    "file type": "is a file of another type",
-    "size": "has another size",
-    "aspect": "has another aspect ratio",
-}
-
-
 def _binned(values: pd.Series) -> pd.Series:
-    """Frequent values as they are; the others in up to eight groups of equal number."""
+    """Keep values of at least 2 % of the images; bin the others into up to eight quantiles."""
     counts = values.value_counts(normalize=True)
     frequent = values.isin(counts[counts >= 0.02].index)
     names = pd.Series("", index=values.index, dtype=object)

@@ -1,12 +1,14 @@
-"""What the audit needs to know of every image file, read once and kept."""
+"""Fingerprints of image files: what the audit needs of every image, read once and cached."""
 
+import contextlib
 import hashlib
 import os
 import tempfile
+import time
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +17,10 @@ from covid_xray.data.audit.near_duplicates import THUMBNAIL, Hashes, traits
 from covid_xray.data.images.grey import GreyImage, ImageError
 from covid_xray.data.images.read import read_image
 from covid_xray.data.parallel import map_files
+from covid_xray.files import waiting_lock
 
 _VERSION = 1
+_SAVE_SECONDS = 60.0
 _FIELDS = {
     "pixels": np.dtype("S32"),
     "hash": np.dtype((np.uint64, 4)),
@@ -29,7 +33,7 @@ _ROW = np.dtype(list(_FIELDS.items()))
 
 
 class Fingerprints(NamedTuple):
-    """Arrays by image; where ``reason`` is not empty, the image cannot be read and the others are zero.
+    """One entry per image; where ``reason`` is not empty, the image cannot be read and the other arrays are zero.
 
     Attributes:
         pixels: Digest of the decoded pixels and their shape, 32 hexadecimal digits.
@@ -47,18 +51,37 @@ class Fingerprints(NamedTuple):
     height: NDArray[np.int32]
     reason: NDArray[np.bytes_]
 
+    def take(self, rows: NDArray[np.int64]) -> "Fingerprints":
+        """The entries at some rows."""
+        fields: Iterable[Any] = self
+        return Fingerprints(*(values[rows] for values in fields))
 
-def fingerprint_files(files: Sequence[str], cache: Path | None = None, workers: int | None = None) -> Fingerprints:
-    """Fingerprint every file, reading only those that are new or changed since the cache was written.
+
+def fingerprint_files(
+    files: Sequence[str],
+    cache: Path | None = None,
+    workers: int | None = None,
+    keep: Callable[[str, GreyImage], None] | None = None,
+) -> Fingerprints:
+    """Fingerprint every file; read only files that are new or changed since the cache was written.
+
+    Several processes may ask at once: one reads, the others wait and load the cache.
 
     Args:
         files: Image files.
-        cache: Folder of the cache, made if missing; None: read every file. It holds 1.4 kB an image; a file is known by
-            path, size and time of change. Unreadable files are tried anew each time. A damaged cache is made anew; one
-            that cannot be written is left out.
-        workers: Number of processes; None for what the machine has.
+        cache: Folder of the cache, made if missing; None: read every file. The cache holds 1.4 kB per image and
+            knows a file by path, size and modification time. It is saved every minute. Unreadable files are tried
+            again each time. A damaged cache is made again; a cache that cannot be written is not used.
+        workers: Number of threads; None for the number of cores, at most 8.
+        keep: Called with each file that is read and its image, from several threads.
     """
-    store = cache / f"fingerprints-v{_VERSION}.npz" if cache else None
+    with _locked(cache):
+        return _fingerprint_files(files, cache / f"fingerprints-v{_VERSION}.npz" if cache else None, workers, keep)
+
+
+def _fingerprint_files(
+    files: Sequence[str], store: Path | None, workers: int | None, keep: Callable[[str, GreyImage], None] | None
+) -> Fingerprints:
     known_keys, known = _load(store)
     keys = np.array([_key(file) for file in files], dtype="S32")
     position = np.searchsorted(known_keys, keys)
@@ -67,18 +90,29 @@ def fingerprint_files(files: Sequence[str], cache: Path | None = None, workers: 
     rows = np.zeros(len(files), dtype=_ROW)
     rows[hit] = known[position[hit]]
     missing = np.flatnonzero(~hit).tolist()
-    for index, row in zip(
-        missing, map_files(fingerprint, [files[index] for index in missing], "auditing images", workers), strict=True
-    ):
-        rows[index] = row
-    new = [index for index in missing if not rows["reason"][index]]
-    if store and new:
-        _save(store, np.concatenate([known_keys, keys[new]]), np.concatenate([known, rows[new]]))
+    read: list[int] = []
+    saved_at = time.monotonic()
+
+    def save() -> None:
+        if store and read:
+            _save(store, np.concatenate([known_keys, keys[read]]), np.concatenate([known, rows[read]]))
+
+    found = map_files(lambda file: fingerprint(file, keep), [files[i] for i in missing], "reading images", workers)
+    try:
+        for index, row in zip(missing, found, strict=True):
+            rows[index] = row
+            if not row["reason"]:
+                read.append(index)
+            if time.monotonic() - saved_at > _SAVE_SECONDS:
+                save()
+                saved_at = time.monotonic()
+    finally:
+        save()
     return Fingerprints(*(rows[name] for name in _FIELDS))
 
 
-def fingerprint(file: str) -> NDArray[np.void]:
-    """One row of the fields of `Fingerprints`."""
+def fingerprint(file: str, keep: Callable[[str, GreyImage], None] | None = None) -> NDArray[np.void]:
+    """One row of the fields of `Fingerprints`; ``keep`` gets the file and its image."""
     row = np.zeros((), dtype=_ROW)
     try:
         image = read_image(file)
@@ -88,7 +122,20 @@ def fingerprint(file: str) -> NDArray[np.void]:
     row["pixels"] = pixel_digest(image)
     row["hash"], row["thumbnail"] = traits(image)
     row["height"], row["width"] = image.shape
+    if keep is not None:
+        keep(file, image)
     return row
+
+
+@contextlib.contextmanager
+def _locked(folder: Path | None) -> Iterator[None]:
+    """Hold the lock of a cache folder; without a folder that can be written, hold none."""
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(waiting_lock(folder / "fingerprints.lock", "reads images"))
+        yield
 
 
 def pixel_digest(image: GreyImage) -> str:
@@ -100,7 +147,7 @@ def pixel_digest(image: GreyImage) -> str:
 
 def _key(file: str) -> str:
     try:
-        # Not pathlib: there are a hundred thousand of them.
+        # Not pathlib, which is slow for 100,000 files.
         status = os.stat(file)  # noqa: PTH116
         text = f"{os.path.abspath(file)}|{status.st_size}|{status.st_mtime_ns}"  # noqa: PTH100
     except (OSError, ValueError):
@@ -125,7 +172,7 @@ def _save(store: Path, keys: NDArray[np.bytes_], rows: NDArray[np.void]) -> None
     keys, order = np.unique(keys, return_index=True)
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own: several runs may save at once, and the last one wins.
+        # A unique name: several runs may save at once, and the last one wins.
         handle, draft = tempfile.mkstemp(dir=store.parent, suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -138,7 +185,7 @@ def _save(store: Path, keys: NDArray[np.bytes_], rows: NDArray[np.void]) -> None
 
 
 def reasons(fingerprints: Fingerprints, paths: Iterable[str]) -> dict[str, str]:
-    """Why an image cannot be read, by path, of those that cannot."""
+    """Reason by path, for every image that cannot be read."""
     return {
         path: reason.decode("utf-8", "ignore")
         for path, reason in zip(paths, fingerprints.reason, strict=True)

@@ -1,10 +1,10 @@
-"""Perceptual hashes, and a search for near-equal ones that does not compare every pair.
+"""Perceptual hashes, and a search for similar ones that does not compare every pair.
 
 Two images are near duplicates if their 256-bit hashes differ in at most `MAX_BITS` bits and their thumbnails correlate
 by at least `MIN_CORRELATION`. Measured on 1,124 real chest X-rays: a copy that is resized to a quarter, recompressed at
 JPEG quality 10, or changed in brightness, contrast (20 %) or gamma (0.8) differs in at most 26 bits and correlates by
-0.985 or more; two X-rays of different patients differ in at least 58 bits, two exposures of one patient in at least 38.
-A copy that is cropped by several per cent, rotated or mirrored is not found.
+0.985 or more. Two X-rays of different patients differ in at least 58 bits, two exposures of one patient in at least 38.
+Copies that are cropped by several per cent, rotated or mirrored are not found.
 """
 
 from collections.abc import Iterator
@@ -13,16 +13,17 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array, csgraph
 
 from covid_xray.data.images.grey import GreyImage
 
 MAX_BITS = 31
 MIN_CORRELATION = 0.97
-THUMBNAIL = 32  # pixels a side
+THUMBNAIL = 32  # side in pixels
 _WORDS = 4  # of 64 bits
-_BANDS = 16  # of 16 bits: at most 31 bits over 16 bands leave one band with at most one bit
+_BANDS = 16  # of 16 bits: if at most 31 bits differ, at most one bit differs in one of the 16 bands
 _CHUNK = 1 << 20
-# Neighbouring frequencies go together: spread over the bands, so that none has few values only.
+# Neighbouring frequencies are correlated; spread over the bands, each band takes many values.
 _ORDER = np.random.default_rng(0).permutation(256)
 
 Hashes = NDArray[np.uint64]
@@ -30,7 +31,7 @@ Pairs = NDArray[np.int64]
 
 
 class Traits(NamedTuple):
-    """What an image is recognised by.
+    """Features to compare images by.
 
     Attributes:
         hash: Perceptual hash, (4,) uint64.
@@ -42,15 +43,16 @@ class Traits(NamedTuple):
 
 
 def traits(image: GreyImage) -> Traits:
-    """Perceptual hash and thumbnail of a grey image.
+    """Compute the perceptual hash and the thumbnail of a grey image.
 
-    The hash holds the signs, against their median, of the 16 x 16 lowest frequencies of the image resized to 64 x 64.
+    Each bit of the hash states whether one of the 16 x 16 lowest frequencies of the image, resized to 64 x 64, is above
+    their median.
 
-    Source: pHash (Zauner 2010), as in the library imagehash (``phash``, ``hash_size=16``), 19 times as fast.
+    Source: pHash (Zauner 2010), as in the library imagehash (``phash``, ``hash_size=16``), but 19 times as fast.
     """
     small = cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA)
     frequencies = cv2.dct(small.astype(np.float32))[:16, :16].ravel()
-    # Frequencies that are rounding errors only would make each blank image look unlike the others.
+    # Rounding errors would give blank images different hashes.
     frequencies = np.where(np.abs(frequencies) < 0.5, 0, frequencies)
     bits = (frequencies > np.median(frequencies))[_ORDER]
     thumbnail = cv2.resize(small, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
@@ -63,18 +65,21 @@ def find_near_duplicates(
     max_bits: int = MAX_BITS,
     min_correlation: float = MIN_CORRELATION,
 ) -> Pairs:
-    """Pairs (i, j), i < j, of near duplicates, sorted; of images with equal hashes, each is paired with the first only.
+    """Find pairs of near duplicates.
 
-    Every pair within ``max_bits`` is considered: one of 16 bands of such a pair differs in at most one bit, so images
-    are grouped by each band with each of its bits left out, and only members of a group are compared. Memory does not
-    depend on the number of pairs considered. 100,000 hashes of warped mixtures of real X-rays take 9 seconds on
-    one core.
+    Every pair within ``max_bits`` is considered: in one of its 16 bands at most one bit differs. So the images are
+    grouped by each band with each of its bits removed, and only members of a group are compared. Memory use does not
+    depend on the number of pairs considered. 100,000 hashes of warped mixtures of real X-rays take 9 seconds on one
+    core.
 
     Args:
         hashes: (n, 4), from `traits`.
         thumbnails: (n, 32, 32), from `traits`.
-        max_bits: Most bits that may differ, at most 31.
-        min_correlation: Least correlation of the thumbnails.
+        max_bits: Maximum number of different bits, at most 31.
+        min_correlation: Minimum correlation of the thumbnails.
+
+    Returns:
+        Sorted pairs (i, j) with i < j. Of images with equal hashes, each is paired with the first only.
     """
     if not 0 <= max_bits <= MAX_BITS:
         raise ValueError(f"max_bits must be from 0 to {MAX_BITS}, not {max_bits}")
@@ -88,38 +93,34 @@ def find_near_duplicates(
     return np.asarray(pairs[np.concatenate(keep)]) if keep else pairs
 
 
-def groups(pairs: Pairs) -> list[list[int]]:
-    """Join pairs to sets of everything that hangs together, each sorted, by smallest member."""
-    parent: dict[int, int] = {}
-
-    def root(node: int) -> int:
-        while parent.setdefault(node, node) != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    for a, b in pairs.tolist():
-        low, high = sorted((root(a), root(b)))
-        parent[high] = low
+def connected_components(pairs: Pairs) -> list[list[int]]:
+    """Return the connected components of the graph with these edges, each sorted, in order of their smallest member."""
+    nodes, ends = np.unique(pairs, return_inverse=True)
+    a, b = ends.reshape(-1, 2).T
+    graph = coo_array((np.ones(len(a)), (a, b)), shape=(len(nodes), len(nodes)))
+    _, labels = csgraph.connected_components(graph, directed=False)
     members: dict[int, list[int]] = {}
-    for node in sorted(parent):
-        members.setdefault(root(node), []).append(node)
+    for node, label in zip(nodes.tolist(), labels.tolist(), strict=True):
+        members.setdefault(label, []).append(node)
     return list(members.values())
 
 
+groups = connected_components
+
+
 def distance(a: Hashes, b: Hashes) -> NDArray[np.int64]:
-    """Number of differing bits along the last axis."""
+    """Count the different bits along the last axis."""
     return np.asarray(np.bitwise_count(a ^ b).sum(axis=-1), dtype=np.int64)
 
 
 def _close_pairs(hashes: Hashes, index: NDArray[np.int64], max_bits: int) -> Iterator[Pairs]:
-    """Pairs of ``index`` whose hashes differ in at most ``max_bits``, some of them several times."""
+    """Yield pairs of ``index`` whose hashes differ in at most ``max_bits``; a pair may occur several times."""
     words = [np.ascontiguousarray(hashes[:, word]) for word in range(_WORDS)]
     for band in np.ascontiguousarray(hashes).view(np.uint16).reshape(len(hashes), _BANDS).T:
         for bit in range(16):
             masked = band & np.uint16(0xFFFF ^ (1 << bit))
             for a, b in _pairs_of_equals(masked):
-                # Equal bands meet in each of the 16 groupings: once is enough.
+                # Pairs with equal bands are in each of the 16 groupings; the first one is enough.
                 if bit:
                     differ = band[a] != band[b]
                     a, b = a[differ], b[differ]
@@ -132,10 +133,10 @@ def _close_pairs(hashes: Hashes, index: NDArray[np.int64], max_bits: int) -> Ite
 
 
 def _pairs_of_equals(values: NDArray[np.uint16]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """All pairs of positions that hold equal values, in parts of bounded size."""
+    """Yield all pairs of positions with equal values, in chunks of bounded size."""
     order = np.argsort(values, kind="stable")
     ranked = values[order]
-    end = np.searchsorted(ranked, ranked, side="right")  # of each one's group
+    end = np.searchsorted(ranked, ranked, side="right")  # of the group of each value
     partners = end - np.arange(len(values)) - 1
     bounds = np.concatenate([[0], np.cumsum(partners)])
     start = 0
@@ -155,7 +156,7 @@ def _chunks(pairs: Pairs) -> Iterator[Pairs]:
 
 
 def _correlation(thumbnails: NDArray[np.uint8], pairs: Pairs) -> NDArray[np.float32]:
-    """Correlation of thumbnails by pair; 1 for two blank ones."""
+    """Correlation of the thumbnails of each pair; 1 for two blank ones."""
     a, b = (thumbnails[pairs[:, side]].reshape(len(pairs), -1).astype(np.float32) for side in (0, 1))
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     norms = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))

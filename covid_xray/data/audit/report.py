@@ -1,7 +1,7 @@
-"""Every known way to fool oneself with a collection of X-rays, looked for before training.
+"""The audit report: what makes results on a data set too good or meaningless, found before training.
 
-The same image or patient on two sides of a split makes test figures too good; the same image under two labels makes
-them meaningless; a source that goes with the label lets a classifier look elsewhere than at the lungs.
+The same image or patient in two splits makes test metrics too good. The same image under two labels makes them
+meaningless. If the source is associated with the label, a classifier can use it instead of the lungs.
 """
 
 import json
@@ -16,8 +16,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from covid_xray.data.audit.associations import associations
-from covid_xray.data.audit.fingerprints import Fingerprints, fingerprint_files, reasons
-from covid_xray.data.audit.near_duplicates import MAX_BITS, MIN_CORRELATION, find_near_duplicates, groups
+from covid_xray.data.audit.fingerprints import Fingerprints, reasons
+from covid_xray.data.audit.near_duplicates import (
+    MAX_BITS,
+    MIN_CORRELATION,
+    connected_components,
+    find_near_duplicates,
+)
+from covid_xray.data.cache import Images, read_images
 from covid_xray.errors import UserError
 
 Members = dict[str, list[str]]  # paths by split or by label
@@ -25,18 +31,18 @@ Members = dict[str, list[str]]  # paths by split or by label
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What an audit found.
+    """Findings of an audit.
 
     Attributes:
         unreadable: Reason by path.
         exact_duplicates: Groups of images with the same pixels.
-        near_duplicates: Groups of images that look the same, not all with the same pixels.
+        near_duplicates: Groups of near duplicates, not all with the same pixels.
         patients_across_splits: By patient, paths by split.
         images_across_splits: Groups of the same or near-same image in several splits: paths by split.
         label_conflicts: Groups of the same or near-same image under several labels: paths by label.
         counts: Images and patients: in all, by class, by split and class, by source and class.
         associations: See `covid_xray.data.audit.associations.associations`.
-        thresholds: What counts as near.
+        thresholds: The limits for near duplicates.
     """
 
     unreadable: dict[str, str]
@@ -56,85 +62,95 @@ class AuditReport:
     )
 
     def leaks(self) -> list[str]:
-        """What must stop training, a sentence for each: the same image or patient on two sides, with the files."""
+        """One sentence per leak: the same image or patient in two splits, with the files."""
         images = [f"the same image in {_sides(members)}" for members in self.images_across_splits]
         patients = [
             f"patient {patient} in {_sides(members)}" for patient, members in self.patients_across_splits.items()
         ]
         return images + patients
 
+    def raise_for_unreadable(self, shown: int = 3) -> None:
+        """Refuse data with images that cannot be read.
+
+        Raises:
+            UserError: If there are any, with the first of them, the reasons and the number of all.
+        """
+        if self.unreadable:
+            first = "; ".join(f"{path} ({reason})" for path, reason in list(self.unreadable.items())[:shown])
+            raise UserError(
+                f"{len(self.unreadable)} images cannot be read: {first}; repair them, or leave them out of the data "
+                f"(`covid-xray prepare` does)"
+            )
+
+    def raise_for_leaks(self, shown: int = 5) -> None:
+        """Refuse data that leaks between splits.
+
+        Raises:
+            UserError: If it does, with the first leaks, the number of all, and the remedies.
+        """
+        if leaks := self.leaks():
+            more = f"; and {len(leaks) - shown} more" if len(leaks) > shown else ""
+            raise UserError(
+                f"the data leaks between train, validation and test: {'; '.join(leaks[:shown])}{more}; remove the "
+                f"copies, group the patients (split=patient), drop the splits that the data brings "
+                f"(split.given=ignore), or set allow_leakage=true to go on and have the results marked as leaked"
+            )
+
     def warnings(self) -> list[str]:
-        """Plain words for every association that a classifier could use."""
+        """One sentence per association that a classifier could use."""
         return [row["warning"] for row in self.associations if row["warning"]]
+
+    def findings(self) -> dict[str, list[str]]:
+        """One line per finding, with the files, by kind of finding."""
+
+        def sides(rows: Iterable[Members]) -> list[str]:
+            return ["; ".join(f"{side}: {', '.join(paths)}" for side, paths in row.items()) for row in rows]
+
+        crossing = self.patients_across_splits
+        patients = [f"{name} ({line})" for name, line in zip(crossing, sides(crossing.values()), strict=True)]
+        return {
+            "unreadable images": [f"{path}: {reason}" for path, reason in self.unreadable.items()],
+            "exact duplicates (same pixels)": [" = ".join(row) for row in self.exact_duplicates],
+            "near duplicates": [" = ".join(row) for row in self.near_duplicates],
+            "same image in several splits": sides(self.images_across_splits),
+            "same patient in several splits": patients,
+            "same image, different labels": sides(self.label_conflicts),
+        }
+
+    def to_markdown(self, shown: int = 5) -> str:
+        """Number of findings, warnings, and the first findings of each kind."""
+        rows = [f"| {name} | {len(lines)} |" for name, lines in self.findings().items()]
+        details = [f"- {name}: `{line}`" for name, lines in self.findings().items() for line in lines[:shown]]
+        warnings = [f"- **{warning}**" for warning in self.warnings()]
+        return "\n".join(["| finding | number |", "|---|---:|", *rows, "", *warnings, "", *details])
 
     def to_json(self) -> str:
         """The report as JSON text."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
-class RefusedDataError(UserError):
-    """Data that must not be trained on.
-
-    Args:
-        message: One sentence for the user.
-        report: The whole audit, for who wants to see it all the same.
-    """
-
-    def __init__(self, message: str, report: AuditReport) -> None:
-        super().__init__(message)
-        self.report = report
-
-
-def audit_records(records: pd.DataFrame, cache: Path | None = None, workers: int | None = None) -> AuditReport:
-    """Read every image, or what is known of it from an earlier audit, and audit the data.
-
-    Args:
-        records: Table of images with assigned splits.
-        cache: See `covid_xray.data.audit.fingerprints.fingerprint_files`.
-        workers: Number of processes; None for what the machine has.
-    """
-    return audit(records, fingerprint_files(records["file"].tolist(), cache, workers))
-
-
-def refuse_leaks(report: AuditReport, shown: int = 5) -> None:
-    """Stop before training on data that leaks.
-
-    Raises:
-        RefusedDataError: With the first offending files, and the number of all.
-    """
-    if leaks := report.leaks():
-        more = f"; and {len(leaks) - shown} more" if len(leaks) > shown else ""
-        raise RefusedDataError(
-            f"the data leaks between train, validation and test: {'; '.join(leaks[:shown])}{more}; "
-            f"remove the copies, group the patients (data.split=patient), or set data.allow_leakage=true to go on and "
-            f"have the results marked as leaked",
-            report,
-        )
-
-
-def refuse_unreadable(report: AuditReport, shown: int = 3) -> None:
-    """Stop before training on images that cannot be read.
-
-    Raises:
-        RefusedDataError: With the first such images and why, and the number of all.
-    """
-    if report.unreadable:
-        first = "; ".join(f"{path} ({reason})" for path, reason in list(report.unreadable.items())[:shown])
-        raise RefusedDataError(
-            f"{len(report.unreadable)} images cannot be read: {first}; mend them, or leave them out of the data "
-            f"(`covid-xray prepare` does)",
-            report,
-        )
-
-
-def audit(records: pd.DataFrame, fingerprints: Fingerprints) -> AuditReport:
-    """Audit a table of images.
+def audit_records(
+    records: pd.DataFrame,
+    images: Images | None = None,
+    audit_cache: str | Path | None = None,
+    workers: int | None = None,
+) -> AuditReport:
+    """Audit a table of images: duplicates, leaks between splits, label conflicts, associations.
 
     Args:
         records: Columns ``path``, ``file``, ``label``, ``patient_id``, ``source``, ``split`` (all assigned), and
             ``view`` where known.
-        fingerprints: Of the files, in the records' order.
+        images: What was read of the images; None: read them now.
+        audit_cache: Folder that keeps fingerprints between audits; None: keep none.
+        workers: Number of threads; None for the number of cores, at most 8.
     """
+    files = records["file"].tolist()
+    if images is None:
+        images = read_images(files, audit_cache, workers=workers)
+    return _audit(records, images.select(files).fingerprints)
+
+
+def _audit(records: pd.DataFrame, fingerprints: Fingerprints) -> AuditReport:
     table = records.reset_index(drop=True).assign(width=fingerprints.width, height=fingerprints.height)
     if "view" not in table:
         table["view"] = ""
@@ -154,32 +170,30 @@ def audit(records: pd.DataFrame, fingerprints: Fingerprints) -> AuditReport:
 
 
 def patient_groups(records: pd.DataFrame, fingerprints: Fingerprints) -> pd.Series:
-    """Name of the group of patients that a split must keep together, because they share an image.
-
-    Published collections list copies of one image under several patients; split by patient alone, they would leak.
+    """Group of patients, for every record, that a split must keep together because they share an image.
 
     Args:
         records: Column ``patient_id``.
-        fingerprints: Of the files, in the records' order.
+        fingerprints: One entry per record.
 
     Returns:
-        Group by record; a patient who shares no image is a group alone.
+        Group by record; a patient who shares no image is a group of one.
     """
     numbers, patients = pd.factorize(records["patient_id"])
     *_, same = _duplicates(fingerprints, np.flatnonzero(fingerprints.reason == b""))
     links = [(int(numbers[a]), int(numbers[b])) for rows in same for a, b in pairwise(rows)]
     first = np.arange(len(patients))
-    for group in groups(np.array(links, dtype=np.int64).reshape(-1, 2)):
+    for group in connected_components(np.array(links, dtype=np.int64).reshape(-1, 2)):
         first[group] = group[0]
     return pd.Series(np.asarray(patients)[first[numbers]], index=records.index)
 
 
 def copies_among(images: Fingerprints, others: Fingerprints) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Say of every image whether the others hold one of the same pixels, and whether they hold one that looks the same.
+    """Whether the others hold the same pixels, and whether they hold a near duplicate, for every image.
 
     Args:
-        images: Images, n of them.
-        others: Where to look.
+        images: The n images to look up.
+        others: The images to compare them with.
 
     Returns:
         Two arrays (n,). The second is true where the first is.
@@ -200,13 +214,13 @@ def copies_among(images: Fingerprints, others: Fingerprints) -> tuple[NDArray[np
 def _duplicates(
     fingerprints: Fingerprints, readable: np.ndarray[Any, Any]
 ) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
-    """Groups of rows: same pixels; near but not all of the same pixels; both together."""
+    """Groups of rows: the same pixels; near duplicates that are not all equal; both together."""
     pixels = pd.Series(fingerprints.pixels[readable], index=readable)
     exact = [sorted(map(int, rows)) for rows in pixels.groupby(pixels).groups.values() if len(rows) > 1]
     near = readable[find_near_duplicates(fingerprints.hash[readable], fingerprints.thumbnail[readable])]
     chains = [(a, b) for group in exact for a, b in pairwise(group)]
     links = np.concatenate([near.reshape(-1, 2), np.array(chains, dtype=np.int64).reshape(-1, 2)])
-    same = groups(links)
+    same = connected_components(links)
     return sorted(exact), [group for group in same if len(set(fingerprints.pixels[group])) > 1], same
 
 

@@ -1,1 +1,1 @@
-"""Pixels from image files: formats, DICOM, headers."""
+"""Readers of image files: PNG, JPEG and other formats, and DICOM."""

@@ -1,7 +1,6 @@
-"""Reading one DICOM file as 8-bit grey, as a viewer would show it at first.
+"""Reads a DICOM file as 8-bit grey, as a viewer displays it by default.
 
-Only the elements that the pixels need are read: names, dates and numbers of the patient never reach memory that could
-be copied from.
+Only the elements that the pixels need are parsed. Names, dates and identifiers of the patient are not.
 """
 
 import warnings
@@ -26,16 +25,16 @@ _NEEDED = [
 
 
 def read_dicom(data: bytes, path: str | Path) -> GreyImage:
-    """Decode, rescale, apply the first VOI table or window, and invert MONOCHROME1.
+    """Decode the pixels, apply the modality transform and the first VOI table or window, and invert MONOCHROME1.
 
-    Without table and window the values are scaled by `covid_xray.data.images.grey.scale_to_8_bits`.
+    Without a VOI table or window, `covid_xray.data.images.grey.scale_to_8_bits` scales the values.
 
     Args:
         data: Content of the file.
-        path: Its name, for the error.
+        path: Path of the file, for error messages.
 
     Raises:
-        ImageError: If the file holds no pixels, several frames, or pixels that cannot be decoded, with the reason.
+        ImageError: If the file has no pixels, several frames, or pixels that cannot be decoded.
         UserError: If pydicom is not installed.
     """
     try:
@@ -44,19 +43,19 @@ def read_dicom(data: bytes, path: str | Path) -> GreyImage:
         raise UserError(f"image {path} is DICOM; install pydicom to read it: pip install 'covid-xray[dicom]'") from None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of small faults in elements
+            warnings.simplefilter("ignore")  # about small faults in elements
             dataset = _parse(pydicom, data, path)
             return _show(dataset, _decode(dataset, path))
     except ImageError:
         raise
-    except Exception as error:  # on hostile files pydicom raises nearly anything
+    except Exception as error:  # on damaged files pydicom raises nearly any exception
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(path, f"its DICOM content is damaged ({reason[:200]})") from None
 
 
 def _parse(pydicom: Any, data: bytes, path: str | Path) -> Any:
-    if _DEFLATED in data[132:2000]:  # may grow a thousandfold before its size is known
-        raise ImageError(path, "it is deflated DICOM; store it in another transfer syntax")
+    if _DEFLATED in data[132:2000]:  # inflates up to a thousandfold before its size is known
+        raise ImageError(path, "it is deflated DICOM; convert it to another transfer syntax")
     dataset = pydicom.dcmread(BytesIO(data), force=data[128:132] != b"DICM", specific_tags=_NEEDED)
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
@@ -67,7 +66,7 @@ def _decode(dataset: Any, path: str | Path) -> NDArray[Any]:
     from pydicom.pixels.utils import pixel_array
 
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise ImageError(path, "it is DICOM without pixels, or no image at all")
+        raise ImageError(path, "it is DICOM without pixels, or not an image")
     check_size(
         path, int(dataset.get("Columns", 0)), int(dataset.get("Rows", 0)), int(dataset.get("NumberOfFrames") or 1)
     )
@@ -77,12 +76,12 @@ def _decode(dataset: Any, path: str | Path) -> NDArray[Any]:
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
         pixels = np.asarray(pixel_array(dataset))
-    except Exception as error:  # each of pydicom's decoders has its own exceptions
+    except Exception as error:  # each decoder of pydicom has its own exceptions
         what = f"compressed as {syntax.name}" if syntax.is_compressed else "damaged"
         reason = " ".join(str(error).split())[:160]
         raise ImageError(path, f"its DICOM pixels are {what} and cannot be decoded ({reason})") from None
     if pixels.ndim not in (2, 3) or pixels.size == 0 or not np.isfinite(pixels).all():
-        raise ImageError(path, f"its DICOM pixels have the shape {pixels.shape} or are no numbers")
+        raise ImageError(path, f"its DICOM pixels have the shape {pixels.shape} or are not finite")
     return pixels
 
 
@@ -100,7 +99,7 @@ def _show(dataset: Any, pixels: NDArray[Any]) -> GreyImage:
         function = str(dataset.get("VOILUTFunction") or "LINEAR")
         image = apply_window(values, _first(dataset.WindowCenter), _first(dataset.WindowWidth), function)
     else:
-        # Rescaling makes whole numbers fractions; what still is whole keeps the rule for whole numbers.
+        # The modality transform turns integers into floats: integral values are scaled as integers.
         whole = (
             values.dtype.kind == "f" and bool((values == np.rint(values)).all()) and float(np.abs(values).max()) < 2**31
         )
@@ -109,18 +108,18 @@ def _show(dataset: Any, pixels: NDArray[Any]) -> GreyImage:
 
 
 def read_view(path: Path) -> str:
-    """View position (``PA``, ``AP``, ...) of a DICOM file; empty if it has none or cannot be read."""
+    """Return the view position (``PA``, ``AP``, ...) of a DICOM file; empty if it has none or cannot be read."""
     try:
         import pydicom
 
         header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["ViewPosition"])
         return str(header.get("ViewPosition") or "").strip()
-    except Exception:  # whoever reads the pixels will say what is wrong with the file
+    except Exception:  # `read_dicom` reports what is wrong with the file
         return ""
 
 
 def apply_window(values: NDArray[Any], center: float, width: float, function: str = "LINEAR") -> GreyImage:
-    """Map grey values through a VOI window to 0 to 255.
+    """Map grey values to 0 to 255 with a VOI window.
 
     Source: DICOM PS3.3 C.11.2.1.2 (functions LINEAR, LINEAR_EXACT and SIGMOID).
     """
@@ -135,5 +134,5 @@ def apply_window(values: NDArray[Any], center: float, width: float, function: st
 
 
 def _first(value: Any) -> float:
-    """First of several windows: what a viewer shows."""
+    """Return the first of several windows, which a viewer applies by default."""
     return float(value if isinstance(value, float | int | str) else value[0])

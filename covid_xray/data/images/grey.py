@@ -1,4 +1,4 @@
-"""What an image is here: 8-bit grey, of a sane size; and the error that says why a file gives none."""
+"""The image type (8-bit grey), its limits, and the error for a file that cannot be read."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from covid_xray.errors import UserError
 
 GreyImage = NDArray[np.uint8]
-MAX_PIXELS = 80_000_000  # five times the largest detectors; decoding needs a few bytes for each
+MAX_PIXELS = 80_000_000  # five times the largest detectors; decoding needs a few bytes per pixel
 _BIT_DEPTHS = (8, 10, 12, 14, 16)  # of detectors and their digitisers
 
 
@@ -18,29 +18,29 @@ class ImageError(UserError):
 
     Args:
         path: The file.
-        reason: Why, as the end of a sentence that begins with the file's name.
+        reason: Why, as a clause that follows "image <path> cannot be read:".
     """
 
     def __init__(self, path: str | Path, reason: str) -> None:
         name = str(path) if str(path).isprintable() else repr(str(path))
-        super().__init__(f"image {name} cannot be read: {reason}; mend or remove it")
+        super().__init__(f"image {name} cannot be read: {reason}; repair or remove the file")
         self.path, self.reason = str(path), reason
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Survive the way back from a worker process."""
+        """Make the error picklable, so that a worker process can raise it."""
         return ImageError, (self.path, self.reason)
 
 
 def scale_to_8_bits(pixels: NDArray[Any]) -> GreyImage:
-    """Scale grey values of any type to uint8, by the range that they are in.
+    """Scale grey values of any type to uint8, depending on their range.
 
-    - Whole numbers from 0: by the smallest depth of 8, 10, 12, 14 or 16 bits that holds the largest, so that 12-bit
-      pixels in a 16-bit file do not come out black, and the same exposure keeps the same grey.
-    - Fractions from 0 to 1: times 255. Fractions from 0 to 255: rounded.
-    - Anything else (negative or larger values): lowest to 0, highest to 255.
+    - Integers from 0 to 65,535 are scaled from the smallest bit depth (8, 10, 12, 14 or 16) that holds the maximum. So
+      12-bit pixels in a 16-bit file do not become black, and the same exposure gives the same grey value.
+    - Floats from 0 to 1 are multiplied by 255. Floats from 0 to 255 are rounded.
+    - Other values (negative or larger) are scaled linearly: the minimum to 0, the maximum to 255.
 
     Args:
-        pixels: Finite values, not empty.
+        pixels: Finite values, at least one.
     """
     if pixels.dtype == np.uint8:
         return np.asarray(pixels, dtype=np.uint8)
@@ -57,14 +57,15 @@ def scale_to_8_bits(pixels: NDArray[Any]) -> GreyImage:
 
 
 def check_size(path: str | Path, width: int, height: int, frames: int = 1) -> None:
-    """Refuse what is no single image of a sane size.
+    """Check that a file holds one frame of 1 to `MAX_PIXELS` pixels.
 
     Raises:
-        ImageError: With the reason.
+        ImageError: If it does not.
     """
     if frames != 1:
-        raise ImageError(path, f"it holds {frames} frames, and which one to take is not known")
+        raise ImageError(path, f"it holds {frames} frames; only files of one frame are supported")
     if width < 1 or height < 1:
-        raise ImageError(path, f"its header says {width} x {height} pixels")
+        raise ImageError(path, f"its header declares {width} x {height} pixels")
     if width * height > MAX_PIXELS:
-        raise ImageError(path, f"its header says {width} x {height} pixels; the limit is {MAX_PIXELS // 10**6} million")
+        limit = f"the limit is {MAX_PIXELS // 10**6} million"
+        raise ImageError(path, f"its header declares {width} x {height} pixels; {limit}")

@@ -1,8 +1,8 @@
-"""What the first bytes of a PNG or JPEG file say, read before any pixel is decoded.
+"""Headers of PNG and JPEG files, parsed before any pixel is decoded.
 
-OpenCV decodes ordinary files fast but says nothing about frames, turns transparency into whatever lies below it, and
-(before version 5) fills the missing part of a truncated JPEG with grey. These few lines of parsing, a hundredth of the
-time that decoding takes, tell ordinary files from the others.
+OpenCV decodes ordinary files fast. But it does not report the number of frames, it ignores transparency, and before
+version 5 it fills the missing part of a truncated JPEG with grey. Parsing takes a hundredth of the decoding time and
+finds the files that need another decoder or an error.
 """
 
 import struct
@@ -10,21 +10,21 @@ from typing import NamedTuple
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
-# Start-of-frame markers: all of C0 to CF but the tables DHT (C4), JPG (C8) and DAC (CC).
+# Start-of-frame markers: all of C0 to CF except DHT (C4), JPG (C8) and DAC (CC).
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN, _ADOBE = 0xDA, 0xEE
 
 
 class Header(NamedTuple):
-    """Size and kind of an image, as its file claims.
+    """Size and type of an image, as its file declares them.
 
     Attributes:
         width: Columns.
         height: Rows.
         bits: Bits per sample.
-        ordinary: Whether OpenCV reads it right: grey, palette or RGB, opaque, one frame.
+        ordinary: Whether OpenCV reads it correctly: grey, palette or RGB, and opaque.
         frames: Number of frames.
-        fault: Why the file cannot be whole, or empty.
+        fault: Why the file cannot be read; empty if no fault is found.
     """
 
     width: int
@@ -36,9 +36,9 @@ class Header(NamedTuple):
 
 
 def png_header(data: bytes) -> Header:
-    """Read a PNG's chunks up to its end; ``data`` starts with `PNG_MAGIC`."""
+    """Parse the chunks of a PNG file, which starts with `PNG_MAGIC`."""
     if data[12:16] != b"IHDR" or len(data) < 33:
-        return Header(0, 0, 0, False, fault="its header is cut off or damaged")
+        return Header(0, 0, 0, False, fault="its header is truncated or damaged")
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
     ordinary, frames, position = colour in (0, 2, 3), 1, 8
     while position + 12 <= len(data):
@@ -54,7 +54,7 @@ def png_header(data: bytes) -> Header:
 
 
 def jpeg_header(data: bytes) -> Header:
-    """Read a JPEG's segments up to the first scan; ``data`` starts with `JPEG_MAGIC`."""
+    """Parse the segments of a JPEG file, which starts with `JPEG_MAGIC`, up to the first scan."""
     position, header, end = 2, Header(0, 0, 0, False, fault="it is truncated"), len(data)
     while position + 4 <= end and data[position] == 0xFF:
         marker = data[position + 1]
@@ -64,10 +64,10 @@ def jpeg_header(data: bytes) -> Header:
         length = int.from_bytes(data[position + 2 : position + 4], "big")
         if marker in _START_OF_FRAME and position + 10 <= end:
             bits, height, width, channels = struct.unpack_from(">BHHB", data, position + 4)
-            fault = "" if bits == 8 else f"it is a JPEG of {bits} bits, for which there is no decoder"
+            fault = "" if bits == 8 else f"it is a {bits}-bit JPEG; only 8-bit JPEG is supported"
             header = Header(width, height, bits, channels in (1, 3), fault=fault)
         elif marker == _START_OF_SCAN:
-            # Within a scan, FF is always followed by 0 or a restart marker: this is the true end of the image.
+            # Within a scan, FF is followed by 0 or a restart marker only, so FF D9 is the end of the image.
             whole = data.rfind(b"\xff\xd9", position) >= 0
             return header if whole or header.fault else header._replace(fault="it is truncated")
         position += length + 2

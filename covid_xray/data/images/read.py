@@ -1,7 +1,8 @@
-"""Reading one image file as 8-bit grey, or saying why it cannot be read.
+"""Reads an image file as 8-bit grey, or raises an error with the reason.
 
-Ordinary PNG and JPEG files go straight to OpenCV; anything else (transparency, CMYK, TIFF, WebP, BMP, GIF, DICOM) takes
-a slower way. The content decides what a file is, not its extension.
+OpenCV decodes ordinary PNG and JPEG files. Pillow, which is slower, decodes the others: transparency, CMYK, TIFF, WebP,
+BMP and GIF; pydicom decodes DICOM. The content of a file decides its format; only DICOM without a preamble needs its
+extension.
 """
 
 import os
@@ -20,19 +21,20 @@ from covid_xray.data.images.headers import JPEG_MAGIC, PNG_MAGIC, Header, jpeg_h
 DICOM_EXTENSIONS = (".dcm", ".dicom")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", *DICOM_EXTENSIONS)
 MAX_BYTES = 1 << 30
-# The reason for a damaged file is told by the exception.
+# OpenCV must not log damaged files: `ImageError` gives the reason.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_image(path: str | Path) -> GreyImage:
     """Read an image file as grey, uint8, (height, width), upright (EXIF rotation applied).
 
-    Colour becomes luma; transparency is laid over black; deeper grey is scaled by `scale_to_8_bits`; DICOM is shown as
-    `covid_xray.data.images.dicom` says.
+    Colour is converted to luma. Transparent images are composited over black. Deeper grey is scaled by
+    `scale_to_8_bits`. For DICOM see `covid_xray.data.images.dicom.read_dicom`.
 
     Raises:
-        ImageError: If the file is missing, no regular file, not readable, larger than `MAX_BYTES` or `MAX_PIXELS` (told
-            from its header, before memory is used), truncated, damaged, of several frames, or of an unknown format.
+        ImageError: If the file is missing, not a regular file, not readable, larger than `MAX_BYTES`, larger than
+            `MAX_PIXELS` (checked in its header, before memory is allocated), truncated, damaged, of several frames, or
+            of an unknown format.
     """
     data = _read_bytes(path)
     if data.startswith(JPEG_MAGIC):
@@ -60,9 +62,9 @@ def write_png(path: Path, image: GreyImage) -> None:
 
 def _read_bytes(path: str | Path) -> bytes:
     try:
-        status = os.stat(path)  # noqa: PTH116 a Path for every image of every epoch costs time
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise ImageError(path, "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no regular file")
+        status = os.stat(path)  # noqa: PTH116 pathlib costs time for every image of every epoch
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
+            raise ImageError(path, "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
         if status.st_size > MAX_BYTES:
             raise ImageError(path, f"it has {status.st_size:,} bytes; the limit is {MAX_BYTES:,}")
         with open(path, "rb") as file:  # noqa: PTH123
@@ -72,7 +74,7 @@ def _read_bytes(path: str | Path) -> bytes:
     except ImageError:
         raise
     except ValueError:  # a null byte, or a surrogate that the file system cannot encode
-        raise ImageError(path, "its name is no file name") from None
+        raise ImageError(path, "its name is not a valid file name") from None
     if not data:
         raise ImageError(path, "it is empty")
     return data
@@ -94,7 +96,7 @@ def _read_with_pillow(data: bytes, path: str | Path) -> GreyImage:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are checked here
+            warnings.simplefilter("ignore")  # about damaged metadata, and about sizes that `check_size` checks
             with Image.open(BytesIO(data)) as image:
                 check_size(path, *image.size, frames=getattr(image, "n_frames", 1))
                 image.load()
@@ -102,20 +104,20 @@ def _read_with_pillow(data: bytes, path: str | Path) -> GreyImage:
     except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise ImageError(path, f"its header says more than {MAX_PIXELS // 10**6} million pixels") from None
+        raise ImageError(path, f"its header declares more than {MAX_PIXELS // 10**6} million pixels") from None
     except UnidentifiedImageError:
         raise ImageError(path, "it is no image of a known format") from None
-    except Exception as error:  # on hostile files Pillow raises nearly anything
+    except Exception as error:  # on damaged files Pillow raises nearly any exception
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(path, f"its pixels are damaged ({reason[:200]})") from None
 
 
 def _grey(image: Any, white_is_zero: bool, path: str | Path) -> GreyImage:
-    """Turn a decoded Pillow image of any mode to grey."""
+    """Convert a decoded Pillow image of any mode to grey."""
     if image.mode.startswith(("I", "F")):
         pixels = np.asarray(image)
         if not np.isfinite(pixels).all():
-            raise ImageError(path, "some of its pixels are no numbers (NaN or infinite)")
+            raise ImageError(path, "some of its pixels are NaN or infinite")
         grey = scale_to_8_bits(pixels)
         return np.asarray(255 - grey if white_is_zero else grey, dtype=np.uint8)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -127,5 +129,5 @@ def _grey(image: Any, white_is_zero: bool, path: str | Path) -> GreyImage:
 
 
 def _is_white_zero(image: Any) -> bool:
-    """Whether a TIFF counts from white; Pillow heeds it in 8-bit files only."""
+    """Whether 0 is white in a TIFF file; Pillow inverts 8-bit files only."""
     return bool(image.format == "TIFF" and image.tag_v2.get(262) == 0)

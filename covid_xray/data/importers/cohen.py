@@ -1,9 +1,10 @@
 """covid-chestxray-dataset (Cohen et al. 2020).
 
 Layout: ``metadata.csv`` and ``images/``. Read from it: ``patientid``, ``finding``, ``view``, ``modality``,
-``folder``, ``filename``; kept as columns: ``finding``, ``offset`` (days), ``sex``, ``age``, ``location``. CT is left
-out. COVID-19 of any kind becomes ``covid-19``, other pneumonia ``pneumonia``, ``No Finding`` ``normal``; other
-findings keep their name. Lateral views stay, with their view. Source: github.com/ieee8023/covid-chestxray-dataset.
+``folder``, ``filename``; kept as columns: ``finding``, ``offset`` (days), ``sex``, ``age``, ``location``. CT images are
+rejected. COVID-19 of any kind becomes ``covid-19``, other pneumonia ``pneumonia``, ``No Finding`` ``normal``. Other
+findings keep their names. Lateral views are kept; ``view`` names them.
+Source: github.com/ieee8023/covid-chestxray-dataset.
 """
 
 from pathlib import Path
@@ -14,23 +15,14 @@ from covid_xray.data.importers import one_file, read_table
 
 _PNEUMONIA = (
     *("pneumonia", "sars", "mers", "streptococcus", "pneumocystis", "klebsiella", "chlamydophila", "legionella"),
-    *(
-        "e.coli",
-        "influenza",
-        "lipoid",
-        "varicella",
-        "mycoplasma",
-        "staphylococcus",
-        "herpes",
-        "aspergillosis",
-        "nocardia",
-    ),
+    *("e.coli", "influenza", "lipoid", "varicella", "mycoplasma", "staphylococcus", "herpes", "aspergillosis"),
+    "nocardia",
 )
 _UNKNOWN = ("", "todo", "unknown", "nan")
 
 
 def read(source: Path) -> pd.DataFrame:
-    """List the X-rays of the metadata."""
+    """List the images of the metadata."""
     metadata = read_table(one_file(source, "metadata.csv"), ("finding", "view", "filename"))
     metadata.columns = metadata.columns.str.lower()
     for column in ("patientid", "modality", "folder", "offset", "sex", "age", "location"):
@@ -40,27 +32,24 @@ def read(source: Path) -> pd.DataFrame:
     folder = metadata["folder"].str.strip().replace("", "images")
     is_ct = metadata["modality"].str.upper().eq("CT") | metadata["view"].str.contains(r"CT|Axial|Coronal", regex=True)
     label = metadata["finding"].map(label_of)
-    reason = (
-        pd.Series("", index=metadata.index).mask(label == "", "its finding is not known").mask(is_ct, "CT, no X-ray")
-    )
+    reason = pd.Series("", index=metadata.index).mask(label == "", "its finding is not known")
+    patient = metadata["patientid"].str.strip()
     return pd.DataFrame(
         {
             "path": folder + "/" + metadata["filename"],
             "label": label,
-            "patient_id": ("cohen-" + metadata["patientid"].str.strip()).where(
-                metadata["patientid"].str.strip() != "", ""
-            ),
+            "patient_id": ("cohen-" + patient).where(patient != "", ""),
             "source": "covid-chestxray-dataset",
             "view": metadata["view"].str.strip(),
             "row": metadata["row"],
-            "reason": reason,
+            "reason": reason.mask(is_ct, "it is a CT, not an X-ray"),
             **{name: metadata[name].str.strip() for name in ("finding", "offset", "sex", "age", "location")},
         }
     )
 
 
 def label_of(finding: str) -> str:
-    """Class of a finding, in the old (``COVID-19, ARDS``) or the new (``Pneumonia/Viral/COVID-19``) way of writing."""
+    """Return the class of a finding in the old (``COVID-19, ARDS``) or new (``Pneumonia/Viral/COVID-19``) notation."""
     name = finding.strip().lower()
     if name in _UNKNOWN:
         return ""

@@ -1,11 +1,11 @@
 """The images of DarkCovidNet (Ozturk et al. 2020).
 
-Layout: folders ``Covid-19``, ``No_findings``, ``Pneumonia`` (also ``normal``, and in any case of letters), given as is
-or inside ``X-Ray Image DataSet/`` (at first ``Dataset/``), as the repository has them. Files of the last two come from
-NIH ChestX-ray8 and begin with the patient: ``00002658_001.png``. The first come from covid-chestxray-dataset: with its
-``metadata.csv`` laid beside the folders, patients and views are taken from it. Without it, the patient is the file name
-less what tells the images of one case apart. That joins the patients of some publications, and takes each file that is
-named by a UUID for a patient of its own, which parts six of 84 patients. Source: github.com/muhammedtalo/COVID-19.
+Layout: folders ``Covid-19``, ``No_findings`` or ``normal``, and ``Pneumonia`` (case-insensitive), directly in the
+source or in ``X-Ray Image DataSet/`` (early versions: ``Dataset/``). Images without COVID-19 come from NIH ChestX-ray8;
+their names start with the patient: ``00002658_001.png``. COVID-19 images come from covid-chestxray-dataset. If its
+``metadata.csv`` is next to the folders, patients and views are read from it. Otherwise the patient is the file name
+without the endings that number the images of a case. That merges the patients of some publications. It also makes each
+file that is named by a UUID its own patient, which splits 6 of 84 patients. Source: github.com/muhammedtalo/COVID-19.
 """
 
 import re
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from covid_xray.data.importers import class_folders, cohen, image_files, with_others
+from covid_xray.data.importers import class_folders, cohen, image_files, reject_others
 
 _LABELS = {
     **dict.fromkeys(("covid-19", "covid19", "covid"), "covid-19"),
@@ -45,11 +45,11 @@ def read(source: Path) -> pd.DataFrame:
                 patient, view = known.get(file.stem, (f"cohen-{case_of(file.stem)}", ""))
                 origin = "covid-chestxray-dataset"
             rows.append((file.relative_to(source).as_posix(), label, patient, origin, view))
-    return with_others(pd.DataFrame(rows, columns=["path", "label", "patient_id", "source", "view"]), source)
+    return reject_others(pd.DataFrame(rows, columns=["path", "label", "patient_id", "source", "view"]), source)
 
 
 def case_of(stem: str) -> str:
-    """File name without the endings that tell the images of one case apart."""
+    """Return a file name without the endings that number the images of one case."""
     if _UUID.match(stem):
         return stem
     shorter = _ENDING.sub("", re.sub(r"^(auntminnie)-[a-z]-", r"\1-", stem))

@@ -1,6 +1,7 @@
-"""Any ``<class>/`` or ``train|val|test/<class>/`` tree; every image is its own patient.
+"""Any tree of ``<class>/`` or ``train|val|test/<class>/`` folders.
 
-Use ``patient_regex`` to find patients in the file names. What lies outside the folders of classes is rejected by name.
+Every image is its own patient; ``patient_regex`` reads patients from the file names. Files outside the class folders
+are rejected.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ from covid_xray.data.folder import list_folder
 
 
 def read(source: Path) -> pd.DataFrame:
-    """List the images by class folder."""
+    """List the images of the class folders."""
     table, left_out = list_folder(source)
     rejected = pd.DataFrame({"path": list(left_out), "reason": list(left_out.values())}, dtype=str)
     table = pd.concat([table.drop(columns="file"), rejected], ignore_index=True).fillna("")

@@ -1,9 +1,9 @@
 """NIH ChestX-ray8 and ChestX-ray14 (Wang et al. 2017).
 
 Layout: ``Data_Entry_2017.csv`` (or ``Data_Entry_2017_v2020.csv``), and the images in ``images/`` or in
-``images_001/images/`` to ``images_012/images/``. With ``test_list.txt`` beside it, its images are the test set.
-Findings that name pneumonia become ``pneumonia``, ``No Finding`` ``normal``, all others ``other-finding``; the column
-``finding`` keeps them, with ``follow_up``, ``age`` and ``sex``. Source: nihcc.app.box.com/v/ChestXray-NIHCC.
+``images_001/images/`` to ``images_012/images/``. If ``test_list.txt`` exists, its images are the test set. Findings
+that include pneumonia become ``pneumonia``, ``No Finding`` ``normal``, all others ``other-finding``. Kept as columns:
+``finding``, ``follow_up``, ``age``, ``sex``. Source: nihcc.app.box.com/v/ChestXray-NIHCC.
 """
 
 from pathlib import Path
@@ -48,7 +48,7 @@ def read(source: Path) -> pd.DataFrame:
 
 
 def label_of(findings: str) -> str:
-    """Class of findings joined by ``|``."""
+    """Return the class of findings that are joined by ``|``."""
     names = [name.strip().lower() for name in findings.split("|")]
     if names == [""]:
         return ""

@@ -1,4 +1,4 @@
-"""Checkpoints that a run can be killed beside: at every epoch's end, every few minutes, and on a stop signal."""
+"""Checkpoints for exact resume: at the end of every epoch, every few minutes, and on a stop signal."""
 
 import os
 import shutil
@@ -16,10 +16,10 @@ from covid_xray.training.module import XrayClassifier
 
 
 class TrainingStopped(Exception):  # noqa: N818 not an error
-    """The run was asked to stop, has saved its state and can be continued.
+    """The run received a stop signal, has saved its state and can be continued.
 
     Attributes:
-        signum: The signal that asked.
+        signum: The signal.
     """
 
     def __init__(self, signum: int) -> None:
@@ -28,27 +28,28 @@ class TrainingStopped(Exception):  # noqa: N818 not an error
 
 
 class RunCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt`` and ``best.ckpt`` (lowest validation loss at the newest image size) of a run.
+    """Keeps the last and the best checkpoint of a run; best is the lowest validation loss at the newest image size.
 
-    Losses at another size do not count: a network is tested at the last phase's size, and one that is best at a smaller
-    size may know nothing at the larger.
+    Losses at another size do not count: a network is tested at the last phase's size, and the best network at a
+    smaller size may be bad at a larger one.
 
-    A checkpoint is written beside and renamed, so that a kill leaves the old or the new one, never half of one.
+    A checkpoint is written under another name and renamed, so that a kill leaves the old or the new file.
     Lightning's ModelCheckpoint writes through the system's temporary folder (no atomic rename across file systems),
     forgets the best score where the run folder was moved, and cannot save by time and by epoch at once.
 
-    SIGTERM (a spot machine taken away) and Ctrl-C are answered after the running step; within validation, after its
-    end. A second Ctrl-C stops at once.
+    After SIGTERM (a spot machine is taken away) or Ctrl-C, the run saves and stops after the current step; during
+    validation, after its end. A second Ctrl-C stops at once.
 
     Args:
-        folder: Where the checkpoints go.
-        every_minutes: Also save within epochs after this time; None for epochs' ends only.
+        last: File of the newest state.
+        best: File of the state after the best epoch.
+        every_minutes: Also save within epochs after this time; None: only at the end of epochs.
     """
 
-    def __init__(self, folder: str | Path, every_minutes: float | None = None) -> None:
+    def __init__(self, last: Path, best: Path, every_minutes: float | None = None) -> None:
         if every_minutes is not None and (isinstance(every_minutes, bool) or not _positive(every_minutes)):
             raise UserError(f"checkpoint.every_minutes must be a number above 0, or null, not {every_minutes!r}")
-        self.folder = Path(folder)
+        self.last_path, self.best_path = last, best
         self.every_minutes = every_minutes
         self.best_loss = float("inf")
         self.best_size = 0
@@ -58,28 +59,18 @@ class RunCheckpoint(Checkpoint):
         self._saved_at = 0.0
         self._old_handlers: dict[int, Any] = {}
 
-    @property
-    def last_path(self) -> Path:
-        """The newest state."""
-        return self.folder / "last.ckpt"
-
-    @property
-    def best_path(self) -> Path:
-        """The state after the best epoch."""
-        return self.folder / "best.ckpt"
-
     def state_dict(self) -> dict[str, Any]:
         """Best loss and its image size, and the validation metrics of the best and the last epoch."""
         best = {"best_loss": self.best_loss, "best_size": self.best_size}
         return {**best, "best": dict(self.best), "last": dict(self.last)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.best_loss, self.best_size = state_dict["best_loss"], state_dict["best_size"]
         self.best, self.last = state_dict["best"], state_dict["last"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the stop signals."""
+        """Install the handlers of the stop signals."""
         self._saved_at = time.monotonic()
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._old_handlers[signum] = signal.signal(signum, self._on_signal)
@@ -87,7 +78,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save if it is time or a signal came; not after an epoch's last step, whose validation must not be skipped."""
+        """Save if it is time or a signal came, but not after the last step of an epoch: validation must follow it."""
         if batch_idx + 1 == trainer.num_training_batches:
             return
         stop = trainer.strategy.reduce_boolean_decision(bool(self._stop_signal), all=False)
@@ -111,7 +102,7 @@ class RunCheckpoint(Checkpoint):
             raise TrainingStopped(self._stop_signal or signal.SIGTERM)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         for signum, handler in self._old_handlers.items():
             signal.signal(signum, handler)
         self._old_handlers = {}
@@ -123,15 +114,15 @@ class RunCheckpoint(Checkpoint):
         return bool(trainer.strategy.reduce_boolean_decision(due, all=False))
 
     def _save(self, trainer: Trainer, improved: bool = False) -> None:
-        draft = self.folder / "next.ckpt"
+        draft = self.last_path.with_name("next.ckpt")
         trainer.save_checkpoint(draft)
         self._saved_at = time.monotonic()
         if not trainer.is_global_zero:
             return
-        # Best first: were the run killed between the two, the older last.ckpt would repeat the epoch and find the
-        # same best again, whereas a newer last.ckpt would believe in a best.ckpt that is not there.
+        # Best first: after a kill between the two, the older last.ckpt repeats the epoch and writes the same best.ckpt
+        # again, whereas a newer last.ckpt would refer to a best.ckpt that does not exist.
         if improved:
-            second = self.folder / "next-best.ckpt"
+            second = self.last_path.with_name("next-best.ckpt")
             second.unlink(missing_ok=True)
             try:
                 os.link(draft, second)

@@ -1,4 +1,4 @@
-"""What a person at the terminal sees: a progress bar, a row per epoch."""
+"""Console output of training: a progress bar, a row per epoch."""
 
 import time
 from typing import Any
@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from covid_xray.schedule import Phase, Schedule
 from covid_xray.training.module import XrayClassifier
 
-# Share of an unfrozen training step's time that a frozen one takes, and that a validation image takes; used only to
-# guess the time left in phases that have not run yet. Measured on a CPU with ResNet-50 at 224 pixels.
+# Time of a frozen training step and of a validation image, relative to an unfrozen training step. Used only to
+# estimate the time left in phases that have not run yet. Measured on a CPU with ResNet-50 at 224 pixels.
 FROZEN_COST, VALIDATION_COST = 0.7, 0.33
 
 
@@ -31,6 +31,9 @@ class ConsoleProgress(Callback):
         if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, XrayClassifier)
+        network = getattr(pl_module.network, "architecture", type(pl_module.network).__name__)
+        device = f"{type(trainer.accelerator).__name__.removesuffix('Accelerator')} x {trainer.world_size}"
+        self.console.print(f"{network} on {device}, precision {trainer.precision}", soft_wrap=True, markup=False)
         recalls = "".join(f"{name[:10]:>11}" for name in pl_module.class_names)
         head = f"{'epoch':>7}  {'phase':<15}{'px':>4}{'train loss':>12}{'val loss':>10}{'accuracy':>10}"
         self.console.print(
@@ -55,7 +58,7 @@ class ConsoleProgress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         loss = outputs["loss"].detach()
         self._loss_sum = self._loss_sum.to(loss.device) + loss
         self._batches += 1
@@ -72,7 +75,7 @@ class ConsoleProgress(Callback):
         )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say that validation runs."""
+        """Show that validation runs."""
         if self._progress is not None:
             self._progress.update(self._task, rate="validating")
 
@@ -92,14 +95,14 @@ class ConsoleProgress(Callback):
         )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember the training rate before validation's time is added."""
+        """Compute the training rate before the time of validation is added."""
         assert isinstance(pl_module, XrayClassifier)
         if self._batches:
             batch_size = pl_module.schedule.at(trainer.current_epoch).phase.batch_size
             self._rate = batch_size * self._batches / (time.perf_counter() - self._epoch_start)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the bar, however training ended."""
+        """Close the bar."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -118,7 +121,7 @@ class ConsoleProgress(Callback):
 def remaining_seconds(
     schedule: Schedule, epoch: int, batches_done: int, rate: float, n_train: int, n_val: int
 ) -> float:
-    """Guess the time left for the whole schedule, validation included.
+    """Estimate the time left for the whole schedule, validation included.
 
     Args:
         schedule: The schedule.

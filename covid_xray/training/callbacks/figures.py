@@ -1,20 +1,19 @@
-"""Pictures in TensorBoard: what the network sees, what its first layer looks for, what it confuses."""
+"""Figures in TensorBoard: the first batch of each phase, the first layer's kernels, confusion matrices."""
 
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
-from torch import Tensor
 from torchvision.utils import make_grid
 
 from covid_xray.plots.classification import confusion_matrix_figure
+from covid_xray.plots.images import batch_figure
 from covid_xray.training.module import XrayClassifier
 
 
 class ShowBatch(Callback):
-    """Draws the first batch of every phase as the network gets it: augmented, at the phase's size.
+    """Draws the first batch of every phase as the network receives it: augmented, at the phase's size.
 
     Args:
         images: How many images to draw, at most.
@@ -30,12 +29,12 @@ class ShowBatch(Callback):
         if batch_idx == 0 and position.epoch_in_phase == 0:
             pixels = pl_module.normalise(batch[0][: self.images]) * pl_module.std + pl_module.mean
             titles = [pl_module.class_names[label] for label in batch[1][: self.images].tolist()]
-            figure = batch_figure(pixels[:, 0].cpu(), titles)
+            figure = batch_figure(pixels[:, 0].clamp(0, 1).cpu().numpy(), titles)
             _add_figure(trainer, f"show_batch/{position.index + 1}_{position.name}", figure)
 
 
 class FirstLayerFilters(Callback):
-    """Draws the kernels of the first convolution at the start and at the end, as the article pictures them."""
+    """Draws the kernels of the first convolution at the start and at the end, as the article shows them."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the pretrained kernels."""
@@ -62,34 +61,22 @@ class ConfusionMatrices(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the validation images' matrix."""
-        self._draw(trainer, pl_module, "confusion_matrix/val")
+        self._draw(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the test images' matrix."""
-        self._draw(trainer, pl_module, "confusion_matrix/test")
+        """Draw the matrix of every test set."""
+        assert isinstance(pl_module, XrayClassifier)
+        for name in pl_module.test_metrics:
+            self._draw(trainer, pl_module, name)
 
     @staticmethod
-    def _draw(trainer: Trainer, pl_module: LightningModule, tag: str) -> None:
+    def _draw(trainer: Trainer, pl_module: LightningModule, split: str) -> None:
         assert isinstance(pl_module, XrayClassifier)
-        figure = confusion_matrix_figure(pl_module.confusion.cpu().numpy(), pl_module.class_names)
+        figure = confusion_matrix_figure(pl_module.confusions[split].cpu().numpy(), pl_module.class_names)
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         if datamodule is not None and datamodule.audit.leaks():
-            figure.suptitle("LEAKED: images or patients on two sides", color="C3", fontsize=9)
-        _add_figure(trainer, tag, figure)
-
-
-def batch_figure(pixels: Tensor, titles: list[str]) -> Figure:
-    """Grid of grey images (n, h, w) in [0, 1] with a title each."""
-    columns = 4
-    rows = -(-len(titles) // columns)
-    figure = Figure(figsize=(2.2 * columns, 2.4 * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes:
-        axis.axis("off")
-    for axis, image, title in zip(axes, pixels, titles, strict=False):
-        axis.imshow(torch.clamp(image, 0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
-        axis.set_title(f"{title}, {image.shape[-1]} px", fontsize=8)
-    return figure
+            figure.suptitle("LEAKED: images or patients in two splits", color="C3", fontsize=9)
+        _add_figure(trainer, f"confusion_matrix/{split}", figure)
 
 
 def _tensorboard(trainer: Trainer) -> TensorBoardLogger | None:

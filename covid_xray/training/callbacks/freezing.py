@@ -1,4 +1,4 @@
-"""Sets what trains in each phase."""
+"""Freezes and unfreezes layer groups."""
 
 from lightning import Callback, LightningModule, Trainer
 
@@ -7,7 +7,7 @@ from covid_xray.training.module import XrayClassifier
 
 
 class PhaseFreezing(Callback):
-    """Freezes and unfreezes layer groups as the schedule says.
+    """Freezes and unfreezes layer groups as the schedule gives.
 
     Not a `BaseFinetuning`: that one freezes in `setup`, before DDP wraps the model, so that layers unfrozen later are
     never synchronised (Lightning issue 20340), and forgets `requires_grad` on resume (issue 21901). Here the state is
@@ -23,7 +23,7 @@ class PhaseFreezing(Callback):
         self._freeze(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the state again: Lightning restores training mode module by module, but be sure."""
+        """Set the state again, because validation changes the training mode of modules."""
         if trainer.state.fn == "fit":
             self._freeze(trainer, pl_module)
 

@@ -1,4 +1,4 @@
-"""The learning-rate finder: one rate for all groups, raised at every step until the loss explodes."""
+"""The learning-rate finder: one rate for all groups, raised at every step until the loss diverges."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from covid_xray.errors import UserError
 
 
 @dataclass
-class RateSweep:
-    """Losses by rate, as they come.
+class RateCurve:
+    """Losses by rate.
 
     Attributes:
         rates: Learning rate of every step.
@@ -32,7 +32,7 @@ class RateSweep:
         losses = self.losses[skip_start : len(self.losses) - skip_end]
         if len(losses) < 2:
             raise UserError(
-                f"the loss exploded or the images ended after {len(self.losses)} steps, too few for a suggestion; "
+                f"the loss diverged or the images ended after {len(self.losses)} steps, too few for a suggestion; "
                 f"lower start_lr, or use more images or a smaller batch"
             )
         return self.rates[skip_start + int(np.argmin(np.gradient(losses)))]
@@ -55,7 +55,7 @@ class RateSweep:
 
 
 class RateFinder(Callback):
-    """Raises the rate exponentially at every step and records the loss; nothing is kept of the training.
+    """Raises the rate exponentially at every step and records the loss. The training itself is not kept.
 
     Args:
         start_lr: First rate.
@@ -76,7 +76,7 @@ class RateFinder(Callback):
             raise UserError(f"steps must be a whole number of at least 20, not {steps!r}")
         self.start_lr, self.end_lr, self.steps = start_lr, end_lr, steps
         self.diverged, self.smoothing = diverged, smoothing
-        self.sweep = RateSweep()
+        self.curve = RateCurve()
         self._mean = 0.0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -84,27 +84,27 @@ class RateFinder(Callback):
         rate = self.start_lr * (self.end_lr / self.start_lr) ** (trainer.global_step / self.steps)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = rate
-        self.sweep.rates.append(rate)
+        self.curve.rates.append(rate)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Record the loss; stop at the end or where it explodes."""
+        """Record the loss; stop at the end or if it diverges."""
         loss = float(outputs["loss"])
         self._mean = self.smoothing * self._mean + (1 - self.smoothing) * loss
-        smoothed = self._mean / (1 - self.smoothing ** len(self.sweep.rates))
-        explodes = not math.isfinite(smoothed) or smoothed > self.diverged * min(self.sweep.losses, default=smoothed)
-        if explodes:
-            self.sweep.rates.pop()
+        smoothed = self._mean / (1 - self.smoothing ** len(self.curve.rates))
+        diverges = not math.isfinite(smoothed) or smoothed > self.diverged * min(self.curve.losses, default=smoothed)
+        if diverges:
+            self.curve.rates.pop()
         else:
-            self.sweep.losses.append(smoothed)
-        if explodes or len(self.sweep.losses) >= self.steps:
+            self.curve.losses.append(smoothed)
+        if diverges or len(self.curve.losses) >= self.steps:
             trainer.should_stop = True
 
 
-def write_tensorboard(logger: Any, sweep: RateSweep, figure: Figure) -> None:
+def write_tensorboard(logger: Any, curve: RateCurve, figure: Figure) -> None:
     """Write the curve as a scalar (step: number of the rate) and as a picture."""
-    for step, (rate, loss) in enumerate(zip(sweep.rates, sweep.losses, strict=True)):
+    for step, (rate, loss) in enumerate(zip(curve.rates, curve.losses, strict=True)):
         logger.experiment.add_scalar("find_lr/rate", rate, step)
         logger.experiment.add_scalar("find_lr/loss", loss, step)
     logger.experiment.add_figure("find_lr/curve", figure)

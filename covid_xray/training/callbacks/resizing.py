@@ -1,4 +1,4 @@
-"""Watches over progressive resizing, and logs what the phase is."""
+"""Checks and logs image size, batch size and phase."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from covid_xray.training.module import XrayClassifier
 
 
 class ProgressiveResizing(Callback):
-    """Checks that every batch has the size that the schedule says, and logs size, batch size and phase.
+    """Checks that every batch has the size that the schedule gives, and logs image size, batch size and phase.
 
-    The DataModule pulls the size from the schedule; this callback makes sure that Lightning asked it in time.
+    The DataModule reads the size from the schedule; this callback checks that Lightning requested the loader in time.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 class StepSeeding(Callback):
     """Seeds torch's generators before every step.
 
-    Checkpoints carry no random state; with this none is needed for an exact resume.
+    Checkpoints carry no random state; with seeds per step, exact resume needs none.
 
     Args:
         seed: Seed of the run.

@@ -1,4 +1,4 @@
-"""How fast training runs, and how long it waits for data."""
+"""Logs the speed of training and the time it waits for data."""
 
 import math
 import time
@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from covid_xray.training.module import XrayClassifier
 
-# Epochs below both tell nothing: their first batches decide.
+# In epochs below both limits the first batches dominate the measurement.
 LEAST_SECONDS, LEAST_STEPS = 10.0, 100
 
 
@@ -17,8 +17,8 @@ class Throughput(Callback):
     """Logs ``images_per_second`` and ``data_wait_share`` (of the step's time).
 
     Args:
-        warn_above: Warn once per epoch where training waited for data more than this share of the time; not in epochs
-            of both few seconds and few steps.
+        warn_above: Warn once per epoch if training waited for data for more than this share of the time; not in epochs
+            with both few seconds and few steps.
     """
 
     def __init__(self, warn_above: float = 0.1) -> None:
@@ -27,11 +27,11 @@ class Throughput(Callback):
         self._waited_before_epoch = self._waited = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The first batch is yet to come; its loading (workers starting) does not count."""
+        """Reset: the loading of the first batch, while workers start, does not count."""
         self._step_start = 0.0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """With the first batch, the clock starts."""
+        """Start the clock with the first batch."""
         if not self._step_start:
             self._step_start = self._epoch_start = time.perf_counter()
             self._waited_before_epoch = self._waited = _waited(trainer)
@@ -39,7 +39,7 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the step's figures."""
+        """Log the step's metrics."""
         assert isinstance(pl_module, XrayClassifier)
         now, waited = time.perf_counter(), _waited(trainer)
         step = max(now - self._step_start, 1e-9)
@@ -57,11 +57,11 @@ class Throughput(Callback):
         if share > self.warn_above:
             rank_zero_warn(
                 f"epoch {trainer.current_epoch + 1}: training waited for data {share:.0%} of the time; "
-                f"raise data.num_workers or use smaller originals"
+                f"raise datamodule.num_workers or use smaller originals"
             )
 
 
 def _waited(trainer: Trainer) -> float:
-    """Seconds that training has waited for batches, as a `TimedLoader` knows; nan of other loaders."""
+    """Seconds that training has waited for batches of a `TimedLoader`; nan for other loaders."""
     waited: float = getattr(trainer.train_dataloader, "waited", math.nan)
     return waited

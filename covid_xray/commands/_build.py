@@ -1,0 +1,129 @@
+"""From a composed configuration to the package's objects: what `train`, `find-lr` and `audit` share."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from covid_xray.errors import UserError
+from covid_xray.runs.config import Config, build
+from covid_xray.schedule import Schedule
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from lightning import Callback
+
+    from covid_xray.data.datamodule import XrayDataModule
+    from covid_xray.training.loggers import LoggerFactory
+    from covid_xray.training.module import XrayClassifier
+
+NEEDED_CALLBACKS = ("freezing", "resizing", "one_cycle", "seeding", "checkpoint")
+
+
+def resolve(cfg: DictConfig, *groups: str) -> Config:
+    """The configuration as plain types.
+
+    Args:
+        cfg: The composed configuration.
+        *groups: Groups in which a value must not be missing; none: all.
+
+    Raises:
+        UserError: Naming a value that the user must give.
+    """
+    for group in groups or [str(key) for key in cfg]:
+        node = cfg.get(group) if not OmegaConf.is_missing(cfg, group) else None
+        missing = sorted(OmegaConf.missing_keys(node)) if OmegaConf.is_config(node) else []
+        if missing:
+            raise UserError(f"{group}.{missing[0]} must be given: add {group}.{missing[0]}=... to the command")
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    return {str(key): value for key, value in config.items()}
+
+
+def build_schedule(config: Config) -> Schedule:
+    """The schedule, checked; fast, so that its mistakes are reported before torch is imported."""
+    schedule: Schedule = build(config, "schedule")
+    return schedule
+
+
+def build_records(config: Config) -> "pd.DataFrame":
+    """The table of images.
+
+    Raises:
+        UserError: If it is empty.
+    """
+    records: pd.DataFrame = build(config, "data")
+    if records.empty:
+        raise UserError("data: the data set is empty")
+    return records
+
+
+def build_data(config: Config, schedule: Schedule) -> "XrayDataModule":
+    """Read, split and audit the images."""
+    from covid_xray.data.cache import read_images
+    from covid_xray.data.datamodule import XrayDataModule, cache_folder
+
+    augment, settings = build(config, "augment"), dict(config["datamodule"])
+    records = build_records(config)
+    files, cache = records["file"].tolist(), cache_folder(settings["cache"])
+    images = read_images(files, settings["audit_cache"], cache, schedule.max_image_size)
+    records = build(config, "split", records=records, images=images, seed=config["seed"])
+    data = XrayDataModule(records, schedule, augment, seed=config["seed"], images=images, **settings)
+    data.setup()
+    return data
+
+
+def build_module(config: Config, data: "XrayDataModule", pretrained: bool = True) -> "XrayClassifier":
+    """Network and optimiser.
+
+    Args:
+        config: The configuration.
+        data: Gives schedule, class names and pixel statistics.
+        pretrained: Whether to load pretrained weights; not needed where a checkpoint is loaded afterwards.
+    """
+    import lightning
+
+    from covid_xray.networks.weights import load_weights
+    from covid_xray.training.module import XrayClassifier
+
+    lightning.seed_everything(config["seed"], verbose=False)
+    network = build(config, "model", num_classes=data.num_classes)
+    if pretrained and config["weights"] is not None:
+        load_weights(network, str(config["weights"]))
+    return XrayClassifier(
+        network,
+        data.schedule,
+        data.class_names,
+        _factory(config["optimizer"], "optimizer"),
+        *data.statistics(),
+        config["compile"],
+        config["mask_centre"],
+    )
+
+
+def build_callbacks(config: Config) -> "list[Callback]":
+    """Callbacks of the config group, in order; an entry set to null is left out.
+
+    Raises:
+        UserError: If a callback that the schedule needs is set to null.
+    """
+    callbacks = config.get("callbacks") or {}
+    for name in NEEDED_CALLBACKS:
+        if name in callbacks and callbacks[name] is None:
+            raise UserError(f"callbacks.{name}=null: the schedule needs this callback; leave it in")
+    return [build(callbacks, name) for name, node in callbacks.items() if node is not None]
+
+
+def build_logger(config: Config) -> "LoggerFactory | None":
+    """Makes the configured logger from ``save_dir``; None without a logger."""
+    return _factory(config["logger"], "logger") if config.get("logger") else None
+
+
+def _factory(node: Any, group: str) -> Any:
+    """The target of a node with its settings bound, to be called with further arguments."""
+    from hydra.errors import HydraException
+    from hydra.utils import get_object
+
+    try:
+        return partial(get_object(node["_target_"]), **{key: value for key, value in node.items() if key != "_target_"})
+    except (HydraException, KeyError, TypeError) as error:
+        raise UserError(f"{group} must be a mapping with a _target_ that can be imported ({error})") from None

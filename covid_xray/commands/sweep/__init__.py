@@ -1,0 +1,1 @@
+"""What connects `covid_xray.sweeps` with Hydra's sweepers and launchers."""

@@ -1,0 +1,246 @@
+"""Train a network through all phases of a schedule, then test it; the same call continues a stopped run."""
+
+import contextlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from torch import nn
+
+from covid_xray.data.augmentation import Augmentation
+from covid_xray.data.datamodule import XrayDataModule
+from covid_xray.errors import UserError
+from covid_xray.files import write_atomically
+from covid_xray.runs.config import Config
+from covid_xray.runs.folder import RunFolder, flatten, is_main_process
+from covid_xray.runs.load import Run, load_run
+from covid_xray.training.callbacks.checkpoint import RunCheckpoint
+from covid_xray.training.callbacks.console import ConsoleProgress
+from covid_xray.training.callbacks.figures import ConfusionMatrices, FirstLayerFilters, ShowBatch
+from covid_xray.training.callbacks.throughput import Throughput
+from covid_xray.training.loggers import (
+    HyperParameters,
+    LoggerFactory,
+    create_logger,
+    log_finish,
+    log_start,
+    tensorboard_logger,
+)
+from covid_xray.training.module import OptimizerFactory, XrayClassifier
+from covid_xray.training.trainer import build_trainer, needed_callbacks
+
+# Adam with decoupled weight decay on every parameter, as in the article; rates and beta1 come from the schedule.
+ADAMW: OptimizerFactory = partial(torch.optim.AdamW, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.01, fused=True)
+
+
+def fit(
+    network: nn.Module,
+    data: XrayDataModule,
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    select: str = "best",
+    optimizer: OptimizerFactory = ADAMW,
+    callbacks: Sequence[Callback] | None = None,
+    logger: LoggerFactory | None = tensorboard_logger,
+    trainer: Mapping[str, Any] | None = None,
+    every_minutes: float | None = None,
+    resume: str = "auto",
+    allow_leakage: bool = False,
+    deterministic: bool = False,
+    compile_mode: str | None = None,
+    mask_centre: float | None = None,
+) -> Run:
+    """Train a network through all phases of the data's schedule, and test it.
+
+    The callbacks and Trainer settings that the schedule and exact resume need are set here. A run that was stopped or
+    killed continues with the same call, and ends with the same weights to the last bit.
+
+    Args:
+        network: A network as `covid_xray.networks.create.create_network` makes it, or one that satisfies
+            `covid_xray.networks.layer_groups.LayeredNetwork`.
+        data: The data, with the schedule.
+        folder: The run folder.
+        seed: Seed of dropout, per step.
+        select: Which weights are tested: ``best`` (lowest validation loss at the last size) or ``last``.
+        optimizer: Makes the optimiser from parameter groups.
+        callbacks: Further callbacks; None for console output, speed and figures.
+        logger: Makes the logger; called with ``save_dir``. None: no log.
+        trainer: Further arguments of `lightning.Trainer`, such as ``accelerator``.
+        every_minutes: Also save within epochs after this time.
+        resume: ``auto`` (continue the run in the folder) or ``never`` (remove it and start again).
+        allow_leakage: Whether to go on if the data leaks between splits; the results are marked as leaked.
+        deterministic: Whether to refuse operations that are not reproducible on GPUs.
+        compile_mode: See `XrayClassifier`.
+        mask_centre: See `XrayClassifier`.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: If a setting does not fit, the data leaks, or the folder holds another run.
+        TrainingStopped: If a stop signal came; the state is saved.
+    """
+    settings = dict(trainer or {})
+    config: Config = {
+        "name": Path(folder).name,
+        "seed": seed,
+        "model": getattr(network, "config", {"_target_": f"{type(network).__module__}.{type(network).__qualname__}"}),
+        "data": data.records.attrs.get("reader"),
+        "schedule": {"_target_": "covid_xray.schedule.Schedule", **asdict(data.schedule)},
+        "augment": _augment_config(data.augment),
+        "optimizer": _partial_config(optimizer),
+        "datamodule": {
+            "normalization": data.normalization,
+            "num_workers": data.num_workers,
+            "cache": None if data.cache is None else str(data.cache),
+            "audit_cache": data.audit_cache,
+        },
+        "trainer": settings,
+        "checkpoint": {"select": select, "every_minutes": every_minutes},
+        "allow_leakage": allow_leakage,
+        "deterministic": deterministic,
+        "compile": compile_mode,
+        "mask_centre": mask_centre,
+    }
+    config = json.loads(json.dumps(config))  # tuples become lists, as in YAML
+    data.prepare_data()
+    data.setup()
+    module = XrayClassifier(
+        network, data.schedule, data.class_names, optimizer, *data.statistics(), compile_mode, mask_centre
+    )
+    train(
+        module,
+        data,
+        RunFolder(Path(folder)),
+        config,
+        callbacks=default_callbacks() if callbacks is None else callbacks,
+        logger=logger,
+        resume=resume,
+        hyper_parameters=HyperParameters({k: v if isinstance(v, bool) else str(v) for k, v in flatten(config).items()}),
+    )
+    return load_run(folder, network=network)
+
+
+def default_callbacks() -> list[Callback]:
+    """Console output, speed, and figures in TensorBoard."""
+    return [Throughput(), ShowBatch(), FirstLayerFilters(), ConfusionMatrices(), ConsoleProgress()]
+
+
+def train(
+    module: XrayClassifier,
+    data: XrayDataModule,
+    folder: RunFolder,
+    config: Config,
+    *,
+    callbacks: Sequence[Callback] = (),
+    logger: LoggerFactory | None = None,
+    resume: str = "auto",
+    hyper_parameters: HyperParameters | None = None,
+    trainer_settings: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Train, test, and write everything into the run folder: what `fit` and the command ``train`` share.
+
+    Args:
+        module: The classifier.
+        data: The data, set up.
+        folder: The run folder.
+        config: The configuration, plain types, written as ``config.yaml``.
+        callbacks: Callbacks besides the needed ones.
+        logger: Makes the logger.
+        resume: ``auto`` or ``never``.
+        hyper_parameters: For TensorBoard's table; None: empty.
+        trainer_settings: Arguments of the Trainer, if they differ from ``config["trainer"]`` for this job.
+
+    Returns:
+        The final metrics, as in ``metrics.json``.
+
+    Raises:
+        UserError: If a setting does not fit, the data leaks, or the folder holds another run.
+        TrainingStopped: If a stop signal came; the state is saved.
+    """
+    if resume not in ("auto", "never"):
+        raise UserError(f"resume must be auto or never, not {resume!r}")
+    checkpoint_settings = config["checkpoint"]
+    if checkpoint_settings["select"] not in ("best", "last"):
+        raise UserError(f"checkpoint.select must be best or last, not {checkpoint_settings['select']!r}")
+    if not isinstance(config["deterministic"], bool):
+        raise UserError(f"deterministic must be true or false, not {config['deterministic']!r}")
+    if not config["allow_leakage"]:
+        data.audit.raise_for_leaks()
+    checkpoint = RunCheckpoint(folder.last, folder.best, checkpoint_settings["every_minutes"])
+    everything = needed_callbacks(callbacks, config["seed"], checkpoint)
+    with folder.session(config, restart=resume == "never") if is_main_process() else contextlib.nullcontext():
+        if is_main_process():
+            folder.write_splits(data.splits_csv())
+        resume_from = folder.last if resume == "auto" and folder.last.is_file() else None
+        created = create_logger(logger, folder.path, resume_from)
+        settings = config["trainer"] if trainer_settings is None else trainer_settings
+        trainer = build_trainer(
+            settings, folder.path, everything, created or False, module.schedule.epochs, config["deterministic"]
+        )
+        module.schedule.check(module.group_names, trainer.world_size)  # before other processes are started
+        if trainer.is_global_zero and not resume_from:
+            yaml = folder.config.read_text(encoding="utf-8")
+            log_start(created, yaml, hyper_parameters or HyperParameters(), data, module)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+        except Exception as error:
+            if config["compile"] and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                reason = " ".join(str(error).partition("Set TORCHDYNAMO")[0].split())[:300]
+                raise UserError(
+                    f"compile={config['compile']}: torch cannot compile here ({reason}); use compile=null"
+                ) from None
+            raise
+        return _test(trainer, module, data, folder, checkpoint, checkpoint_settings["select"])
+
+
+def _test(
+    trainer: Trainer,
+    module: XrayClassifier,
+    data: XrayDataModule,
+    folder: RunFolder,
+    checkpoint: RunCheckpoint,
+    select: str,
+) -> dict[str, float]:
+    """Test the selected weights on every test set, and write ``metrics.json``."""
+    metrics = dict(checkpoint.best if select == "best" else checkpoint.last)
+    chosen = folder.best if select == "best" else None
+    trainer.test(module, datamodule=data, ckpt_path=chosen, verbose=False, weights_only=True)
+    tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    sets = data.test_sets()
+    metrics |= {name: value for name, value in tested.items() if name.partition("/")[0] in sets}
+    metrics["leaks"] = float(len(data.audit.leaks()))
+    if trainer.is_global_zero:
+        log_finish(trainer.logger, metrics, trainer.global_step)
+        counts = {}
+        for split, table in {"val": data.subset("val"), **sets}.items():
+            of_class = table["label"].value_counts().sort_index()
+            counts[f"{split}/images"] = float(of_class.sum())
+            counts |= {f"{split}/images/{name}": float(count) for name, count in of_class.items()}
+        write_atomically(folder.metrics, json.dumps(metrics | counts, indent=2) + "\n")
+    return metrics
+
+
+def _augment_config(augment: Augmentation) -> Config:
+    """An augmentation as ``config.yaml`` has it."""
+    transforms = []
+    for transform in augment.transforms:
+        names = [name for name in inspect.signature(type(transform).__init__).parameters if name != "self"]
+        settings = {name: getattr(transform, name) for name in names}
+        if hasattr(transform, "each_p"):  # ours have one probability for each of their parts
+            settings["p"] = transform.each_p
+        transforms.append({"_target_": f"{type(transform).__module__}.{type(transform).__qualname__}", **settings})
+    return {"_target_": "covid_xray.data.augmentation.Augmentation", "transforms": transforms}
+
+
+def _partial_config(factory: Any) -> Config:
+    """A factory, with the arguments that `functools.partial` bound, as ``config.yaml`` has it."""
+    target = getattr(factory, "func", factory)
+    return {"_target_": f"{target.__module__}.{target.__qualname__}", **getattr(factory, "keywords", {})}

@@ -1,0 +1,104 @@
+"""Lightning's Trainer with the settings and callbacks that the schedule and exact resume need."""
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, Trainer
+from lightning.pytorch import profilers
+
+from covid_xray.errors import UserError
+from covid_xray.hardware import accelerator, best_precision
+from covid_xray.training.callbacks.checkpoint import RunCheckpoint
+from covid_xray.training.callbacks.freezing import PhaseFreezing
+from covid_xray.training.callbacks.one_cycle import OneCycle
+from covid_xray.training.callbacks.resizing import ProgressiveResizing
+from covid_xray.training.callbacks.seeding import StepSeeding
+
+PROFILERS = {
+    "simple": profilers.SimpleProfiler,
+    "advanced": profilers.AdvancedProfiler,
+    "pytorch": profilers.PyTorchProfiler,
+}
+
+
+def needed_callbacks(callbacks: Sequence[Callback], seed: int, checkpoint: RunCheckpoint | None) -> list[Callback]:
+    """The callbacks, and before them the ones that the schedule needs and that are missing.
+
+    Args:
+        callbacks: Callbacks in order.
+        seed: Seed of the run, for `StepSeeding`.
+        checkpoint: Added at the end; None: no checkpoints.
+    """
+    needed: dict[type[Callback], Callback] = {
+        StepSeeding: StepSeeding(seed),
+        PhaseFreezing: PhaseFreezing(),
+        ProgressiveResizing: ProgressiveResizing(),
+        OneCycle: OneCycle(),
+    }
+    missing = [new for kind, new in needed.items() if not any(isinstance(given, kind) for given in callbacks)]
+    return [*missing, *callbacks, *([checkpoint] if checkpoint else [])]
+
+
+def build_trainer(
+    settings: Mapping[str, Any],
+    folder: Path,
+    callbacks: Sequence[Callback],
+    logger: Any,
+    epochs: int,
+    deterministic: bool = False,
+) -> Trainer:
+    """Make the Trainer.
+
+    Args:
+        settings: Arguments of `lightning.Trainer`. ``precision="auto"`` becomes bf16 mixed precision where the hardware
+            computes in bfloat16, else float32. ``profiler`` is a name in `PROFILERS`; it writes into the folder.
+        folder: The run folder.
+        callbacks: Callbacks in order; see `needed_callbacks`.
+        logger: Lightning's logger, or False.
+        epochs: Epochs of the schedule.
+        deterministic: Whether to refuse operations that are not reproducible on GPUs.
+
+    Raises:
+        UserError: If a setting is unknown, out of range, or set by the project.
+    """
+    # Lightning repeats on several lines what the console callback prints in one, and calls deprecated functions.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # Our batch sampler starts where a resumed epoch stopped; Lightning only knows loaders with a state.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    given: dict[str, Any] = {
+        "accelerator": "auto",
+        "devices": 1,
+        "precision": "auto",
+        "log_every_n_steps": 1,
+        **settings,
+    }
+    if given["precision"] == "auto":
+        device = given["accelerator"]
+        given["precision"] = best_precision(accelerator() if device == "auto" else device)
+    if isinstance(name := given.get("profiler"), str):
+        if name not in PROFILERS:
+            raise UserError(f"trainer.profiler must be one of {', '.join(PROFILERS)}, or null, not {name!r}")
+        given["profiler"] = PROFILERS[name](dirpath=folder, filename="profile")
+    fixed: dict[str, Any] = {
+        "max_epochs": epochs,
+        "deterministic": deterministic,
+        "default_root_dir": str(folder),
+        "reload_dataloaders_every_n_epochs": 1,
+        "use_distributed_sampler": False,
+        "num_sanity_val_steps": 0,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": any(isinstance(callback, RunCheckpoint) for callback in callbacks),
+    }
+    if taken := [key for key in fixed if key in given]:
+        raise UserError(f"trainer.{taken[0]} is set by the project and cannot be changed")
+    try:
+        return Trainer(**given, **fixed, callbacks=list(callbacks), logger=logger)
+    except Exception as error:  # Lightning's MisconfigurationException is a plain Exception
+        if not isinstance(error, TypeError | ValueError | RuntimeError) and "Misconfig" not in type(error).__name__:
+            raise
+        raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
