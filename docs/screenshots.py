@@ -1,9 +1,9 @@
-"""Picture what TensorBoard shows of runs: starts it, and opens it in a headless Chromium.
+"""Take screenshots of TensorBoard: start it, and open its pages in a headless Chromium.
 
     .venv/bin/python docs/screenshots.py outputs
 
-writes, beside itself or into the folder given as ``--output``: the curves (``tensorboard.png``), the custom charts
-(``tensorboard-charts.png``) and the table of hyper-parameters (``tensorboard-hparams.png``).
+This writes the curves (``tensorboard.png``), the custom charts (``tensorboard-charts.png``) and the table of
+hyperparameters (``tensorboard-hparams.png``) beside this file, or into the folder ``--output``.
 """
 
 import argparse
@@ -26,17 +26,17 @@ PAGES = {
 
 
 def main() -> None:
-    """Take the pictures."""
+    """Take the screenshots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logdir", type=Path, help="folder of runs, such as outputs")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder for the pictures")
-    parser.add_argument("--seconds", type=int, default=20, help="of the page's time until the picture is taken")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder for the screenshots")
+    parser.add_argument("--seconds", type=int, default=20, help="seconds that the page may load")
     arguments = parser.parse_args()
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
-        sys.exit(f"no browser found: install one of {', '.join(BROWSERS)}")
+        sys.exit(f"no browser found; install one of {', '.join(BROWSERS)}")
     if not any(arguments.logdir.rglob("events.out.tfevents.*")):
-        sys.exit(f"{arguments.logdir} holds no TensorBoard files: train something first")
+        sys.exit(f"{arguments.logdir} holds no TensorBoard files; train a run first")
     command = ["-m", "tensorboard.main", "--logdir", str(arguments.logdir), "--port", "0", "--host", "127.0.0.1"]
     with subprocess.Popen(  # noqa: S603
         [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -47,7 +47,7 @@ def main() -> None:
             arguments.output.mkdir(parents=True, exist_ok=True)
             for name, (page, size) in PAGES.items():
                 file = arguments.output / name
-                _picture(browser, f"{address}/{page}", size, arguments.seconds, file)
+                _screenshot(browser, f"{address}/{page}", size, arguments.seconds, file)
                 print(file)
         finally:
             board.terminate()
@@ -55,16 +55,16 @@ def main() -> None:
 
 def _address(board: "subprocess.Popen[str]") -> str:
     assert board.stdout is not None
-    said = ""
+    output = ""
     for line in board.stdout:
-        said += line
+        output += line
         if " at http://" in line:
             return line.split(" at ")[1].split()[0].rstrip("/")
-    sys.exit(f"TensorBoard does not start: {said}")
+    sys.exit(f"TensorBoard does not start: {output}")
 
 
 def _wait_for_runs(address: str, seconds: float = 120) -> None:
-    """Until the number of runs stands still: TensorBoard reads the files while it serves."""
+    """Wait until the list of runs no longer grows, because TensorBoard reads the files while it serves."""
     before, deadline = b"", time.monotonic() + seconds
     while time.monotonic() < deadline:
         with urlopen(f"{address}/data/plugin/scalars/tags", timeout=60) as answer:  # noqa: S310 our own address
@@ -75,7 +75,7 @@ def _wait_for_runs(address: str, seconds: float = 120) -> None:
         time.sleep(3)
 
 
-def _picture(browser: str, url: str, size: tuple[int, int], seconds: int, file: Path) -> None:
+def _screenshot(browser: str, url: str, size: tuple[int, int], seconds: int, file: Path) -> None:
     with tempfile.TemporaryDirectory() as profile:
         options = [
             "--headless",
@@ -89,7 +89,7 @@ def _picture(browser: str, url: str, size: tuple[int, int], seconds: int, file: 
         ]
         done = subprocess.run([browser, *options, url], capture_output=True, text=True, timeout=600, check=False)  # noqa: S603
     if done.returncode or not file.is_file():
-        sys.exit(f"{browser} took no picture of {url}: {done.stderr.strip()[-300:]}")
+        sys.exit(f"{browser} made no screenshot of {url}: {done.stderr.strip()[-300:]}")
 
 
 if __name__ == "__main__":

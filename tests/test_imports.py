@@ -1,54 +1,103 @@
-"""Imports run one way, so that a newcomer can read the package from its leaves to its commands."""
+"""A room imports only from the rooms below it; each library has its place."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "covid_xray"
-# Who may be imported by whom, from the ground up; a package may also import itself.
-LAYERS = {
-    "errors": set(),
-    "files": set(),
-    "hardware": set(),
-    "schedule": {"errors"},
-    "optim": {"schedule", "errors"},
-    "model": {"errors"},
-    "data": {"schedule", "files", "errors"},
-    "evaluation": {"errors"},
-    "module": {"schedule", "optim", "model", "data", "evaluation", "errors"},
-    "callbacks": {"schedule", "optim", "data", "evaluation", "module", "errors"},
-    "commands": {
-        *("schedule", "optim", "model", "data", "evaluation", "module", "callbacks", "hardware", "files", "errors")
-    },
-    "cli": {"errors"},
+# From the ground up.
+ROOMS = (
+    *("errors", "files", "hardware", "schedule", "metrics", "data", "plots", "networks", "training", "probes"),
+    *("runs", "sweeps", "reporting", "commands", "cli"),
+)
+# Where a library may be imported.
+PLACES = {
+    "albumentations": ("data/augmentation.py",),
+    "hydra": ("commands/", "cli.py"),
+    "jinja2": ("reporting/",),
+    "lightning": ("data/datamodule.py", "training/", "runs/fit.py", "commands/_build.py"),
+    "omegaconf": ("runs/", "commands/", "cli.py"),
+    "pydicom": ("data/images/dicom.py",),
 }
-LIGHTNING = {"data/datamodule.py", "module.py", "callbacks", "commands"}
-FILES = [path for path in PACKAGE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py")]
+# The rooms that need no torch.
+NUMPY_ONLY = ("errors", "files", "schedule", "metrics")
+FILES = [
+    path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.name not in ("__init__.py", "__main__.py")
+]
 
 
 def imported(path: Path) -> set[str]:
-    """Every module that a file imports, wherever in it."""
+    """Every module that a file imports, at any place in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            # `from covid_xray.runs import inference` imports covid_xray.runs.inference.
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
 
 
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix().split("/")[0].removesuffix(".py")
+
+
+def test_every_room_has_its_place() -> None:
+    assert {room_of(path) for path in FILES} == set(ROOMS)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_imports_run_one_way(path: Path) -> None:
-    relative = path.relative_to(PACKAGE).as_posix()
-    room = relative.split("/")[0].removesuffix(".py")
+def test_imports_point_down(path: Path) -> None:
+    relative, room = path.relative_to(PACKAGE).as_posix(), room_of(path)
     modules = imported(path)
-    own = {name.split(".")[1] for name in modules if name.startswith("covid_xray.")}
-    assert own <= LAYERS[room] | {room}
-    roots = {name.split(".")[0] for name in modules}
-    if "lightning" in roots:
-        assert any(relative == place or relative.startswith(f"{place}/") for place in LIGHTNING)
-    if roots & {"hydra", "omegaconf"}:
-        assert room in ("commands", "cli")
-    if "albumentations" in roots:
-        assert relative == "data/augmentation.py"
+    below = set(ROOMS[: ROOMS.index(room) + 1])
+    if room == "cli":
+        below = {"cli", "errors"}  # commands are imported by name, so that help and mistakes answer at once
+    inside = {name.split(".")[1] for name in modules if name.startswith("covid_xray.")}
+    assert inside <= below
+    libraries = {name.split(".")[0] for name in modules}
+    for library, places in PLACES.items():
+        if library in libraries:
+            assert any(relative == place or relative.startswith(place) for place in places), library
+    if room in NUMPY_ONLY:
+        assert not libraries & {"torch", "torchvision", "lightning", "torchmetrics"}
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    names = {
+        f"covid_xray.{path.relative_to(PACKAGE).with_suffix('').as_posix().replace('/', '.')}": path for path in FILES
+    }
+    # Only imports at the top of a file can make a circle.
+    graph = {}
+    for name, path in names.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        modules = {node.module for node in ast.walk(top) if isinstance(node, ast.ImportFrom)}
+        graph[name] = {module for module in modules if module in names}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path, name])
+        if name not in done:
+            for other in graph[name]:
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_the_package_imports_fast_and_without_torch() -> None:
+    code = (
+        "import time; start = time.perf_counter(); import covid_xray as cx; seconds = time.perf_counter() - start\n"
+        "import sys; assert 'torch' not in sys.modules and 'pandas' not in sys.modules\n"
+        "assert cx.__version__ and set(cx.__all__) <= set(dir(cx)); print(seconds)\n"
+        "missing = [name for name in cx.__all__ if getattr(cx, name, None) is None]; assert not missing, missing"
+    )
+    seconds = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert seconds < 0.2

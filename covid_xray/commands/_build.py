@@ -115,7 +115,7 @@ def build_callbacks(config: Config) -> "list[Callback]":
 
 def build_logger(config: Config) -> "LoggerFactory | None":
     """Makes the configured logger from ``save_dir``; None without a logger."""
-    return _factory(config["logger"], "logger") if config.get("logger") else None
+    return None if config.get("logger") is None else _factory(config["logger"], "logger")
 
 
 def _factory(node: Any, group: str) -> Any:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def run(cfg: DictConfig) -> None:
     """Evaluate one run, or all runs of a cross-validation together."""
     _check(cfg)
-    name = str(cfg.split) if cfg.get("data") is None else _data_name(cfg.data)
+    name = str(cfg.subset) if cfg.get("data") is None else _data_name(cfg.data)
     if cfg.name is not None:
         name = check_name(str(cfg.name))
     runs = fold_runs(Path(cfg.run))
@@ -33,8 +33,8 @@ def run(cfg: DictConfig) -> None:
 def _check(cfg: DictConfig) -> None:
     if OmegaConf.is_missing(cfg, "run"):
         raise UserError("run must be given: add run=RUN_FOLDER to the command")
-    if cfg.split not in ("train", "val", "test"):
-        raise UserError(f"split must be train, val or test, not {cfg.split!r}")
+    if cfg.subset not in ("train", "val", "test"):
+        raise UserError(f"subset must be train, val or test, not {cfg.subset!r}")
     for key in ("tta", "saliency", "trust"):
         if not isinstance(cfg[key], bool):
             raise UserError(f"{key} must be true or false, not {cfg[key]!r}")
@@ -64,7 +64,7 @@ def _evaluate(cfg: DictConfig, run: Path, name: str) -> None:
     from covid_xray.runs.evaluate import evaluate_run
     from covid_xray.runs.load import load_run
 
-    keys = ("split", "class_map", "prevalence", "tta", "saliency", "resamples", "seed", "threads")
+    keys = ("subset", "class_map", "prevalence", "tta", "saliency", "resamples", "seed", "threads")
     settings: dict[str, Any] = {key: config[key] for key in keys}
     result = evaluate_run(load_run(run, cfg.checkpoint, cfg.accelerator, cfg.trust), records, **settings)
     _summarise(result, write_evaluation(result, name))

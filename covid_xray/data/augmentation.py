@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covid_xray.data.images.grey import GreyImage
+from covid_xray.data.images.resize import resize
 from covid_xray.errors import UserError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no request to the network on import
@@ -192,14 +193,6 @@ class LogitBrightnessContrast(DirectTransform):
     def apply(self, img: GreyImage, table: GreyImage, **params: Any) -> GreyImage:
         """Apply the lookup table."""
         return np.asarray(cv2.LUT(img, table), dtype=np.uint8)
-
-
-def resize(image: GreyImage, size: int) -> GreyImage:
-    """Resize both sides to ``size``, ignoring the aspect ratio: area average if both shrink, else bilinear."""
-    if image.shape == (size, size):
-        return image
-    shrinks = min(image.shape) > size
-    return np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
 
 
 def resample(image: GreyImage, homography: Matrix, size: int) -> GreyImage:

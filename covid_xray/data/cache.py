@@ -1,8 +1,8 @@
 """Cache of resized images: each image is decoded and resized once, into one memory-mapped file.
 
 The file holds n squares of grey bytes, a checksum of each (0 for a missing image), and a seal: the digest of the
-checksums. Its name is a digest of the images' own pixels and of the side: changed images make another store, while files
-that are moved, touched or listed in another order find their store again. Any store may be deleted at any time.
+checksums. Its name is a digest of the images' own pixels and of the side: changed images make another store, while
+files that are moved, touched or listed in another order find their store again. Any store may be deleted at any time.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covid_xray.data.audit.fingerprints import Fingerprints, fingerprint_files, pixel_digest
-from covid_xray.data.augmentation import resize
 from covid_xray.data.images.grey import GreyImage
 from covid_xray.data.images.read import read_image
+from covid_xray.data.images.resize import resize
 from covid_xray.data.parallel import map_files
 from covid_xray.errors import UserError
 from covid_xray.files import waiting_lock
@@ -150,9 +150,14 @@ def read_images(
         side: Side of the resized images, in pixels; needed with ``cache``.
         workers: Number of threads; None for the number of cores, at most 8.
 
+    Returns:
+        One entry per file, in this order. With a cache, the resized images too, unless an image cannot be read.
+
     Raises:
-        UserError: If a cache is asked for and an image cannot be read, or the cache cannot be written.
+        UserError: If the cache cannot be written.
     """
+    if len(once := list(dict.fromkeys(files))) < len(files):  # a leaky split lists files twice
+        return read_images(once, audit_cache, cache, side, workers).select(files)
     known = None if audit_cache is None else Path(audit_cache)
     if cache is None:
         return Images(tuple(files), fingerprint_files(files, known, workers))

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from covid_xray.data.augmentation import Augmentation, resize
+from covid_xray.data.augmentation import Augmentation
 from covid_xray.data.cache import StoredImages
 from covid_xray.data.images.grey import GreyImage
 from covid_xray.data.images.read import read_image
+from covid_xray.data.images.resize import resize
 from covid_xray.data.sampling import Sample
 
 Batch = tuple[Tensor, Tensor]

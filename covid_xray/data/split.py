@@ -59,7 +59,8 @@ def assign_splits(
         records = records.assign(split="")
     groups = records["patient_id"]
     if images is not None:
-        groups = patient_groups(records, images.select(records["file"].tolist()).fingerprints)
+        table = records.sort_values("path", kind="stable")  # the names of the groups depend on the order
+        groups = patient_groups(table, images.select(table["file"].tolist()).fingerprints).reindex(records.index)
     records = records.assign(group=groups)
     settings: dict[str, Any] = {
         "val_share": val_share,

@@ -24,9 +24,9 @@ def compare_runs(
     Raises:
         UserError: If a run is not evaluated, or the test images differ.
     """
-    files = [prediction_file(Path(run), name) for run in runs]
-    if len(files) < 2:
+    if len(runs) < 2:
         raise UserError("runs must list at least two run folders: runs=[A,B]")
+    files = [prediction_file(Path(run), name) for run in runs]
     names = short_names([Path(run) for run in runs])
     first, *others = (read_predictions(file) for file in files)
     return [

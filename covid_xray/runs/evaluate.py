@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from covid_xray.data.augmentation import resize
+from covid_xray.data.images.resize import resize
 from covid_xray.errors import UserError
 from covid_xray.metrics.bootstrap import RESAMPLES
 from covid_xray.metrics.calibration import apply_temperature
@@ -110,7 +110,7 @@ def evaluate_run(
     run: Run | str | Path,
     records: pd.DataFrame | None = None,
     *,
-    split: str = "test",
+    subset: str = "test",
     class_map: Mapping[str, str | None] | None = None,
     prevalence: Mapping[str, float] | None = None,
     tta: bool = False,
@@ -125,7 +125,7 @@ def evaluate_run(
         run: The trained run, or its folder.
         records: Another data set, as an external test. A table with exactly the run's paths is the run's own data at
             another place. None: the run's own data.
-        split: Split of the run's own images: ``test``, ``val`` or ``train``.
+        subset: Which of the run's own images: ``test``, ``val`` or ``train``.
         class_map: New name by name of a class in ``records``; None leaves a class out.
         prevalence: Share of a class in the population that PPV and NPV are for.
         tta: Whether to evaluate test-time augmentation too.
@@ -142,7 +142,7 @@ def evaluate_run(
     prevalence = prevalence or {}
     if unknown := [name for name in prevalence if name not in run.class_names]:
         raise UserError(f"prevalence: {unknown[0]!r} is no class; use {', '.join(run.class_names)}")
-    table, own, is_own_data = _find_images(run, records, split, class_map)
+    table, own, is_own_data = _find_images(run, records, subset, class_map)
     table = table.assign(sha256=content_hashes(list(table["file"])))
     known = select(run.config, "datamodule.audit_cache")
     leaks = (marked_leaks(run) if is_own_data else ()) + leak_warnings(
@@ -222,14 +222,14 @@ def _titled_figure(run: Run, table: pd.DataFrame, probabilities: npt.NDArray[np.
 
 
 def _find_images(
-    run: Run, records: pd.DataFrame | None, split: str, class_map: Mapping[str, str | None] | None
+    run: Run, records: pd.DataFrame | None, subset: str, class_map: Mapping[str, str | None] | None
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, bool]:
     """The test images, the run's own data if it is available, and whether the former are part of the latter."""
     if records is None:
         records = own_records(run)
-        return own_images(run.splits, records, split), records, True
+        return own_images(run.splits, records, subset), records, True
     if set(records["path"]) == set(run.splits["path"]):
-        return own_images(run.splits, records, split), records, True
+        return own_images(run.splits, records, subset), records, True
     table = external_images(records, run.class_names, class_map)
     try:
         return table, own_records(run), False

@@ -174,18 +174,22 @@ def train(
         raise UserError(f"deterministic must be true or false, not {config['deterministic']!r}")
     if not config["allow_leakage"]:
         data.audit.raise_for_leaks()
+    resume_from = folder.last if resume == "auto" and folder.last.is_file() else None
     checkpoint = RunCheckpoint(folder.last, folder.best, checkpoint_settings["every_minutes"])
-    everything = needed_callbacks(callbacks, config["seed"], checkpoint)
+    created = create_logger(logger, folder.path, resume_from)
+    # Before the run folder is written, so that a wrong setting leaves no run behind.
+    trainer = build_trainer(
+        config["trainer"] if trainer_settings is None else trainer_settings,
+        folder.path,
+        needed_callbacks(callbacks, config["seed"], checkpoint),
+        created or False,
+        module.schedule.epochs,
+        config["deterministic"],
+    )
+    module.schedule.check(module.group_names, trainer.world_size)  # before other processes are started
     with folder.session(config, restart=resume == "never") if is_main_process() else contextlib.nullcontext():
         if is_main_process():
             folder.write_splits(data.splits_csv())
-        resume_from = folder.last if resume == "auto" and folder.last.is_file() else None
-        created = create_logger(logger, folder.path, resume_from)
-        settings = config["trainer"] if trainer_settings is None else trainer_settings
-        trainer = build_trainer(
-            settings, folder.path, everything, created or False, module.schedule.epochs, config["deterministic"]
-        )
-        module.schedule.check(module.group_names, trainer.world_size)  # before other processes are started
         if trainer.is_global_zero and not resume_from:
             yaml = folder.config.read_text(encoding="utf-8")
             log_start(created, yaml, hyper_parameters or HyperParameters(), data, module)

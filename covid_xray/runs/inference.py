@@ -15,10 +15,11 @@ from scipy import special
 from torch import Tensor
 from torch.nn import functional as F
 
-from covid_xray.data.augmentation import Augmentation, resize
+from covid_xray.data.augmentation import Augmentation
 from covid_xray.data.datamodule import default_workers
 from covid_xray.data.images.grey import GreyImage
 from covid_xray.data.images.read import read_image
+from covid_xray.data.images.resize import resize
 from covid_xray.errors import UserError
 from covid_xray.runs.load import Run
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from covid_xray.data.augmentation import resize
 from covid_xray.data.images.grey import GreyImage, ImageError
+from covid_xray.data.images.resize import resize
 from covid_xray.errors import UserError
 from covid_xray.metrics.calibration import apply_temperature
 from covid_xray.runs.calibration import Calibration, calibrate, ood_score

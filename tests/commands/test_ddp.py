@@ -8,8 +8,8 @@ EPOCHS = 4
 SETTINGS = (
     "train",
     "experiment=tiny",
-    "logger=none",
-    "data.num_workers=0",
+    "logger=null",
+    "datamodule.num_workers=0",
     "trainer.precision=32-true",
     "model.dropout=[0.0,0.0]",
     "+callbacks.dump._target_=probe_callbacks.StateDump",
@@ -29,7 +29,7 @@ def test_ranks_stay_equal_over_all_phases(covid_xray: Command, workplace: Path) 
 
 def test_two_processes_equal_one(covid_xray: Command, workplace: Path) -> None:
     fixed = "+callbacks.fixed._target_=probe_callbacks.FixedBatchNorm"
-    for run, extra in (("one-fixed", ("trainer=cpu",)), ("two-fixed", TWO)):
+    for run, extra in (("one-fixed", ("trainer.accelerator=cpu",)), ("two-fixed", TWO)):
         result = covid_xray(*SETTINGS, *extra, fixed, f"run_dir={run}")
         assert result.returncode == 0, result.stderr
     for epoch in range(EPOCHS):

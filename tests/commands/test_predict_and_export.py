@@ -13,11 +13,10 @@ import torch
 from safetensors import safe_open
 from tiny_run import InProcess, command, copy_run, mistake, tiny_run
 
-from covid_xray.commands import predict
 from covid_xray.data.augmentation import resize
 from covid_xray.data.images.read import read_image, write_png
-from covid_xray.networks.masked import BordersOnlyResNet
 from covid_xray.runs.calibration import learn, ood_score
+from covid_xray.runs.predict import OUT_OF_DISTRIBUTION, UNSURE
 from covid_xray.runs.prediction_file import PredictionFile, list_images
 
 __all__ = ["command", "tiny_run"]
@@ -120,15 +119,15 @@ def test_a_killed_prediction_continues_to_the_same_file(
 def test_flags_follow_the_thresholds(command: InProcess, tiny_run: Path, pictures: Path, workplace: Path) -> None:
     line = f"predict run={tiny_run} input=pictures/0.png overwrite=true output=flags.csv"
     assert command(f"{line} confidence=1")[0] == 0
-    assert predict.UNSURE in rows(workplace / "flags.csv")[0]["flag"]
+    assert UNSURE in rows(workplace / "flags.csv")[0]["flag"]
     assert command(f"{line} confidence=0")[0] == 0
-    assert predict.UNSURE not in rows(workplace / "flags.csv")[0]["flag"]
+    assert UNSURE not in rows(workplace / "flags.csv")[0]["flag"]
     stored = json.loads((tiny_run / "calibration.json").read_text())
     run = copy_run(tiny_run, "strict")
     stored["best"]["ood_limit"] = -1e9
     (run / "calibration.json").write_text(json.dumps(stored))
     assert command(f"{line.replace('tiny-run', 'strict')}")[0] == 0
-    assert predict.UNLIKE in rows(workplace / "flags.csv")[0]["flag"]
+    assert OUT_OF_DISTRIBUTION in rows(workplace / "flags.csv")[0]["flag"]
 
 
 def test_noise_is_unlike_what_was_seen_and_what_was_seen_is_not() -> None:
@@ -148,28 +147,6 @@ def test_inputs(pictures: Path) -> None:
     assert len(list(list_images(str(pictures)))) == 9
     assert [Path(file).name for file in list_images(f"{pictures}/[01].png")] == ["0.png", "1.png"]
     assert list(list_images(str(pictures / "0.png"))) == [str(pictures / "0.png")]
-
-
-MISTAKES = {
-    "no input": ("predict run={run} output=x.csv", "input must be given"),
-    "input missing": ("predict run={run} input=nowhere output=x.csv", "input=nowhere does not exist"),
-    "nothing to read": ("predict run={run} input=empty-folder output=x.csv", "holds no images"),
-    "format": ("predict run={run} input=pictures output=x.xlsx", "format must be csv or jsonl"),
-    "folder as output": ("predict run={run} input=pictures output=pictures format=csv", "is a folder"),
-    "confidence": ("predict run={run} input=pictures output=x.csv confidence=2", "confidence must lie"),
-    "batch size": ("predict run={run} input=pictures output=x.csv batch_size=0", "batch_size must be"),
-    "run": ("predict run=pictures input=pictures output=x.csv", "is no run folder"),
-    "export format": ("export run={run} format=tflite", "format must be onnx or safetensors"),
-    "tolerance": ("export run={run} tolerance=0", "tolerance must be"),
-    "export run": ("export run=pictures", "is no run folder"),
-}
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes(name: str, command: InProcess, tiny_run: Path, pictures: Path, workplace: Path) -> None:
-    (workplace / "empty-folder").mkdir(exist_ok=True)
-    line, expected = MISTAKES[name]
-    mistake(command(line.format(run=tiny_run)), expected)
 
 
 def test_onnx_answers_as_predict_does(command: InProcess, tiny_run: Path, pictures: Path, workplace: Path) -> None:
@@ -202,15 +179,3 @@ def test_safetensors_hold_the_weights_and_what_they_mean(command: InProcess, tin
         assert json.loads(file.metadata()["classes"]) == list(CLASSES)
     assert json.loads((workplace / "out" / "model.json").read_text())["image_size"] == 48
     assert "TransferResNet" in (workplace / "out" / "model.yaml").read_text()
-
-
-def test_a_borders_only_network_is_blind_to_the_centre() -> None:
-    network = BordersOnlyResNet(3, architecture="resnet18").eval()
-    images = torch.randn(2, 3, 64, 64)
-    other = images.clone()
-    other[..., 8:56, 8:56] = torch.randn(2, 3, 48, 48)
-    assert torch.equal(network(images), network(other))
-    other[..., 0, 0] += 5
-    assert not torch.equal(network(images), network(other))
-    black = (0 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
-    assert torch.allclose(network.mask(images)[0, :, 32, 32], black)

@@ -13,7 +13,7 @@ PHASE_STEPS = (range(1, 7), range(8, 14), range(15, 28), range(29, 42))  # of ex
 SETTINGS = (
     "train",
     "experiment=tiny",
-    "logger=none",
+    "logger=null",
     "+callbacks.kill._target_=probe_callbacks.KillAtStep",
     "+callbacks.dump._target_=probe_callbacks.StateDump",
 )
@@ -23,7 +23,7 @@ FINAL = "state-epoch3-rank0.pt"
 @pytest.fixture(scope="module")
 def whole(covid_xray: Command, workplace: Path) -> dict[str, object]:
     """The final state of a run that nobody disturbed, without loader workers."""
-    result = covid_xray(*SETTINGS, "run_dir=whole", "data.num_workers=0")
+    result = covid_xray(*SETTINGS, "run_dir=whole", "datamodule.num_workers=0")
     assert result.returncode == 0, result.stderr
     return load_state(workplace / "whole" / FINAL)
 
@@ -51,7 +51,7 @@ def test_kills_change_nothing(
     arguments = (
         *SETTINGS,
         f"run_dir={run}",
-        f"data.num_workers={workers}",
+        f"datamodule.num_workers={workers}",
         f"checkpoint.every_minutes={every_minutes}",
     )
     draw = random.Random(run)
@@ -67,7 +67,7 @@ def test_kills_change_nothing(
 
 
 def test_sigterm_saves_within_the_epoch(covid_xray: Command, workplace: Path, whole: dict[str, object]) -> None:
-    arguments = (*SETTINGS, "run_dir=stopped", "data.num_workers=2")
+    arguments = (*SETTINGS, "run_dir=stopped", "datamodule.num_workers=2")
     result = covid_xray(*arguments, env={"KILL_AT_STEP": "18", "SIGNAL": str(int(signal.SIGTERM))})
     assert result.returncode == 128 + signal.SIGTERM, result.stderr
     assert "The same command continues" in result.stdout
@@ -82,7 +82,7 @@ def test_finished_run_says_so_and_changed_one_is_refused(
     covid_xray: Command, workplace: Path, whole: dict[str, object]
 ) -> None:
     before = (workplace / "whole" / FINAL).stat().st_mtime_ns
-    again = covid_xray(*SETTINGS, "run_dir=whole", "data.num_workers=2")
+    again = covid_xray(*SETTINGS, "run_dir=whole", "datamodule.num_workers=2")
     assert again.returncode == 0
     assert "is finished" in again.stdout
     changed = covid_xray(*SETTINGS, "run_dir=whole", "optimizer.weight_decay=0.5")

@@ -125,7 +125,7 @@ def test_settings_have_one_type_in_all_runs(ask: Ask, runs: dict[str, Path]) -> 
     types = {info["name"]: info["type"] for info in ask("plugin/hparams/experiment", request="{}")["hparamInfos"]}
     assert types[RATE] == "DATA_TYPE_STRING", "may be a list or a slice"
     assert types[f"{RATE}.head"] == types["seed"] == "DATA_TYPE_FLOAT64"
-    assert types["data.folds"] == types["trainer.devices"] == "DATA_TYPE_STRING", "numbers or words"
+    assert types["split.folds"] == types["trainer.devices"] == "DATA_TYPE_STRING", "numbers or words"
 
 
 def test_one_layout_for_all_runs(ask: Ask, runs: dict[str, Path]) -> None:

@@ -15,7 +15,7 @@ def tiny_sweep(covid_xray: Command, workplace: Path) -> Path:
     if len(list(folder.glob("*/metrics.json"))) != 2:
         phases = [f"~schedule.phases.{name}" for name in ("frozen_large", "unfrozen_large")]
         result = covid_xray(
-            "train", "-m", "experiment=tiny", "name=small", "data.num_workers=0", f"{RATE}=1e-3,1e-2", *phases
+            "train", "-m", "experiment=tiny", "name=small", "datamodule.num_workers=0", f"{RATE}=1e-3,1e-2", *phases
         )
         assert result.returncode == 0, result.stdout + result.stderr
     return folder

@@ -1,4 +1,4 @@
-"""The audit finds what was planted, and nothing else."""
+"""The audit finds the problems that a test adds to the data, and no others."""
 
 import json
 import os
@@ -18,12 +18,13 @@ from covid_xray.data.audit.fingerprints import fingerprint, fingerprint_files
 from covid_xray.data.audit.near_duplicates import (
     MAX_BITS,
     MIN_CORRELATION,
+    connected_components,
     distance,
     find_near_duplicates,
-    groups,
     traits,
 )
-from covid_xray.data.audit.report import AuditReport, audit_records, copies_among, refuse_leaks
+from covid_xray.data.audit.report import AuditReport, audit_records, copies_among
+from covid_xray.data.cache import read_images
 from covid_xray.data.images.grey import GreyImage
 from covid_xray.data.manifest import read_manifest
 from covid_xray.data.phantom import CLASSES, draw_phantom
@@ -65,7 +66,7 @@ CHANGES: dict[str, Callable[[GreyImage], GreyImage]] = {
 
 
 def dataset(folder: Path, images: dict[str, GreyImage], **columns: list[str]) -> pd.DataFrame:
-    """Write images and list them as records; every image is its own patient unless told otherwise."""
+    """Write images and list them as records; by default, every image is its own patient."""
     for name, image in images.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(folder / name), image)
@@ -88,7 +89,8 @@ def test_clean_data_is_clean(tmp_path: Path, chests: list[GreyImage]) -> None:
     assert report.exact_duplicates == report.near_duplicates == report.images_across_splits == []
     assert report.leaks() == []
     assert report.unreadable == {}
-    refuse_leaks(report)
+    report.raise_for_leaks()
+    report.raise_for_unreadable()
 
 
 def test_same_pixels_in_another_format(tmp_path: Path) -> None:
@@ -99,8 +101,8 @@ def test_same_pixels_in_another_format(tmp_path: Path) -> None:
     assert report.exact_duplicates == [["a.png", "b.bmp"]]
     assert report.near_duplicates == []
     assert report.images_across_splits == [{"train": ["a.png"], "val": ["b.bmp"]}]
-    with pytest.raises(UserError, match=r"a\.png.*b\.bmp.*allow_leakage"):
-        refuse_leaks(report)
+    with pytest.raises(UserError, match=r"a\.png.*b\.bmp.*split\.given=ignore.*allow_leakage"):
+        report.raise_for_leaks()
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -125,7 +127,7 @@ def test_changed_copies_of_real_images_are_found(change: str) -> None:
     assert pairs.tolist() == [[number, number + len(images)] for number in range(len(images))]
 
 
-def test_patient_on_two_sides(tmp_path: Path) -> None:
+def test_patient_in_two_splits(tmp_path: Path) -> None:
     images = {f"{number}.png": chest(number) for number in range(4)}
     records = dataset(tmp_path, images, patient_id=["p", "p", "q", "q"], split=["train", "test", "val", "val"])
     report = audit_records(records)
@@ -134,7 +136,7 @@ def test_patient_on_two_sides(tmp_path: Path) -> None:
 
 
 def test_copies_of_other_images(tmp_path: Path, chests: list[GreyImage]) -> None:
-    """As `evaluate` looks for test images that were trained on: the same pixels in another format, or nearly so."""
+    """`evaluate` finds test images that are in the training data: the same pixels, or near duplicates."""
     changed = CHANGES["small, bright and recompressed"](chests[3])
     tested = dataset(tmp_path / "a", {"0.bmp": chests[2], "1.png": changed, "2.png": chests[30], "3.png": changed})
     (tmp_path / "a/2.png").write_bytes(b"no image")
@@ -158,6 +160,8 @@ def test_unreadable_files_are_named_and_do_not_stop_the_rest(tmp_path: Path) -> 
     assert list(report.unreadable) == ["b.png"]
     assert "no image" in report.unreadable["b.png"]
     assert report.exact_duplicates == [["a.png", "c.png"]]
+    with pytest.raises(UserError, match=r"^1 images cannot be read: b\.png \(.*no image.*\); repair them"):
+        report.raise_for_unreadable()
     for path in ("a.png", "c.png"):
         (tmp_path / path).write_bytes(b"no image")
     nothing = audit_records(records)
@@ -186,9 +190,9 @@ def test_cache_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     records = dataset(tmp_path, {f"{number}.png": chest(number) for number in range(3)})
     files, read, cache = records["file"].tolist(), [], tmp_path / "cache"
 
-    def counting(file: str) -> np.ndarray:
+    def counting(file: str, *arguments: object) -> np.ndarray:
         read.append(Path(file).name)
-        return np.asarray(fingerprint(file))
+        return np.asarray(fingerprint(file, *arguments))  # type: ignore[arg-type]
 
     monkeypatch.setattr("covid_xray.data.audit.fingerprints.fingerprint", counting)
     first = fingerprint_files(files, cache)
@@ -206,20 +210,20 @@ def test_cache_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read.clear()
         assert np.array_equal(fingerprint_files(files, cache).hash[0], first.hash[0])
         assert len(read) == 3
-    assert [file.suffix for file in cache.iterdir()] == [".npz"]
+    assert sorted(file.suffix for file in cache.iterdir()) == [".lock", ".npz"]
 
 
-def test_unwritable_cache_is_left_out(tmp_path: Path) -> None:
+def test_cache_that_cannot_be_written_is_not_used(tmp_path: Path) -> None:
     records = dataset(tmp_path, {"a.png": chest(0)})
     (tmp_path / "cache").write_text("in the way")
     assert fingerprint_files(records["file"].tolist(), tmp_path / "cache").width[0] == 160
 
 
-def test_processes_give_the_same(tmp_path: Path) -> None:
-    """More images than are read without starting processes."""
+def test_fingerprints_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    """More images than `map_files` reads without a progress bar; every ninth file is missing."""
     for number in range(8):
         cv2.imwrite(str(tmp_path / f"{number}.png"), chest(number, size=64))
-    files = [str(tmp_path / f"{number % 9}.png") for number in range(240)]  # every ninth is missing
+    files = [str(tmp_path / f"{number % 9}.png") for number in range(240)]
     alone, together = (fingerprint_files(files, workers=workers) for workers in (1, 2))
     for a, b in zip(alone, together, strict=True):
         assert np.array_equal(a, b)
@@ -227,7 +231,7 @@ def test_processes_give_the_same(tmp_path: Path) -> None:
 
 
 def every_pair(hashes: np.ndarray, thumbnails: np.ndarray) -> set[tuple[int, int]]:
-    """Near duplicates the slow way: compare all."""
+    """All near duplicates, by comparing every pair."""
     flat = thumbnails.reshape(len(thumbnails), -1).astype(float)
     correlation = np.corrcoef(flat)
     near = (distance(hashes[:, None], hashes[None]) <= MAX_BITS) & (correlation >= MIN_CORRELATION)
@@ -252,7 +256,7 @@ def test_search_finds_every_pair_within_the_threshold() -> None:
 
 
 def test_search_finds_the_hardest_pairs() -> None:
-    """31 bits apart: two in every band of 16 bits but one, and there a single one, at every place in turn."""
+    """31 different bits: two in each of 15 bands, one in the other band, at each of the 256 positions in turn."""
     rng = np.random.default_rng(0)
     bases = rng.integers(0, 2**16, (256, 16), dtype=np.uint16)
     copies = bases.copy()
@@ -273,7 +277,7 @@ def test_same_pixels_in_another_shape_are_another_image(tmp_path: Path) -> None:
     assert report.near_duplicates == [["wide.png", "high.png"]]
 
 
-def test_equal_hashes_need_equal_looks() -> None:
+def test_equal_hashes_need_similar_thumbnails() -> None:
     rng = np.random.default_rng(0)
     thumbnails = rng.integers(0, 256, (3, 32, 32), dtype=np.uint8)
     thumbnails[2] = thumbnails[0]
@@ -288,12 +292,12 @@ def test_no_images_and_blank_images() -> None:
     assert find_near_duplicates(np.stack([black.hash, white.hash]), thumbnails).tolist() == [[0, 1]]
 
 
-def test_groups_join_chains() -> None:
-    assert groups(np.array([[5, 6], [1, 2], [2, 9], [6, 7], [3, 4]])) == [[1, 2, 9], [3, 4], [5, 6, 7]]
+def test_connected_components_join_chains() -> None:
+    assert connected_components(np.array([[5, 6], [1, 2], [2, 9], [6, 7], [3, 4]])) == [[1, 2, 9], [3, 4], [5, 6, 7]]
 
 
 def test_twenty_thousand_hashes_take_seconds() -> None:
-    """Comparing all pairs of 20,000 would take 200 million comparisons; the time allowed is far below that."""
+    """Comparing all pairs of 20,000 needs 200 million comparisons, which takes longer than the limit."""
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**63, (20_000, 4), dtype=np.uint64) * np.uint64(2)
     hashes[-1] = hashes[0] ^ np.uint64(7)
@@ -304,7 +308,7 @@ def test_twenty_thousand_hashes_take_seconds() -> None:
 
 
 def test_hash_is_that_of_imagehash(chests: list[GreyImage]) -> None:
-    """The same kind of hash: about as far apart, near where it is near, far where it is far."""
+    """Distances between the hashes correlate with those of imagehash."""
     imagehash = pytest.importorskip("imagehash")
     from PIL import Image
 
@@ -329,35 +333,35 @@ def test_cramers_v() -> None:
     assert cramers_v(left, right) == pytest.approx(0.187489, abs=1e-5)
 
 
-def give_aways(**columns: list[object]) -> dict[str, dict[str, object]]:
+def factors(**columns: list[object]) -> dict[str, dict[str, object]]:
     n = len(next(iter(columns.values())))
     table = pd.DataFrame({"source": "", "view": "", "file": "a.png", "width": 100, "height": 100}, index=range(n))
     return {str(row["factor"]): row for row in associations(table.assign(**columns))}
 
 
-def test_association_in_plain_words() -> None:
+def test_warning_of_an_association_is_a_sentence() -> None:
     label = ["covid-19"] * 30 + ["normal"] * 30 + ["pneumonia"] * 30
-    found = give_aways(label=label, source=["cohen"] * 30 + ["nih"] * 60)
+    found = factors(label=label, source=["cohen"] * 30 + ["nih"] * 60)
     assert found["source"]["warning"] == (
         "every covid-19 image comes from another source than all others: a classifier can use that instead of the lungs"
     )
     assert found["source"]["cramers_v"] == pytest.approx(1, abs=0.02)
     assert found["view"]["cramers_v"] is None
     assert not found["view"]["warning"]
-    own = give_aways(label=label, file=["a.PNG"] * 30 + ["b.jpg"] * 30 + ["c.dcm"] * 30)
+    own = factors(label=label, file=["a.PNG"] * 30 + ["b.jpg"] * 30 + ["c.dcm"] * 30)
     assert own["file type"]["warning"].startswith("every class has a file type of its own")
-    mixed = give_aways(label=label, view=["AP"] * 25 + ["PA"] * 65)
+    mixed = factors(label=label, view=["AP"] * 25 + ["PA"] * 65)
     assert mixed["view"]["warning"].startswith("label and view go together")
 
 
-def test_sizes_and_aspects_are_told_apart() -> None:
+def test_size_and_aspect_ratio_are_separate_factors() -> None:
     rng = np.random.default_rng(0)
     label = ["a"] * 100 + ["b"] * 100
     width = [1024] * 100 + rng.integers(600, 900, 100).tolist()
-    found = give_aways(label=label, width=width, height=width)
+    found = factors(label=label, width=width, height=width)
     assert found["size"]["cramers_v"] > 0.9
     assert found["aspect"]["cramers_v"] is None
-    found = give_aways(label=label, width=rng.integers(600, 900, 200).tolist(), height=[700] * 200)
+    found = factors(label=label, width=rng.integers(600, 900, 200).tolist(), height=[700] * 200)
     assert found["size"]["cramers_v"] < 0.3
     assert not found["size"]["warning"]
 
@@ -365,8 +369,8 @@ def test_sizes_and_aspects_are_told_apart() -> None:
 @needs_real
 def test_real_data(tmp_path: Path) -> None:
     records = read_manifest(REAL / "manifest.csv")
-    records["split"] = assign_splits(records, by="image")
-    report = audit_records(records, tmp_path, workers=2)
+    images = read_images(records["file"].tolist(), tmp_path, workers=2)
+    report = audit_records(assign_splits(records, by="image"), images)
     assert ["normal/00002658_001.jpg", "normal/00002658_002.jpg"] in report.exact_duplicates
     twins = [
         f"covid-19/{name}.jpg"
@@ -376,9 +380,9 @@ def test_real_data(tmp_path: Path) -> None:
     assert report.unreadable == {}
     assert "every covid-19 image comes from another source than all others" in report.warnings()[0]
     assert len(report.patients_across_splits) > 50
-    records["split"] = assign_splits(records.assign(split=""), by="patient")
+    grouped_records = assign_splits(records, by="patient", given="ignore", images=images)
     start = time.perf_counter()
-    grouped: AuditReport = audit_records(records, tmp_path)
+    grouped: AuditReport = audit_records(grouped_records, audit_cache=tmp_path)
     assert time.perf_counter() - start < 3
     assert grouped.leaks() == []
 
@@ -400,9 +404,7 @@ def test_command(covid_xray: Callable[..., subprocess.CompletedProcess[str]], wo
     assert "near duplicates: covid-19/0.png = normal/copy.png" in done.stdout
     assert list((workplace / "report").glob("events.out.tfevents.*"))
     (folder / "normal/broken.png").write_text("no image")
-    leaking = covid_xray(
-        "audit", "data=manifest", "data.split=image", f"data.manifest={folder / 'm.csv'}", "output=leaking"
-    )
+    leaking = covid_xray("audit", "data=manifest", "split=image", f"data.manifest={folder / 'm.csv'}", "output=leaking")
     assert leaking.returncode == 0, leaking.stderr
     report = json.loads((workplace / "leaking/audit.json").read_text())
     assert list(report["unreadable"]) == ["normal/broken.png"]

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from covid_xray.data import cache
 from covid_xray.data.audit.fingerprints import pixel_digest
-from covid_xray.data.augmentation import resize
 from covid_xray.data.cache import StoredImages, open_store
 from covid_xray.data.images.read import read_image, write_png
+from covid_xray.data.images.resize import resize
 from covid_xray.errors import UserError
 
 SIDE = 48

@@ -9,10 +9,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from covid_xray.data.audit.fingerprints import pixel_digest
-from covid_xray.data.augmentation import Augmentation, LogitBrightnessContrast, ResizeWarp, resize
+from covid_xray.data.augmentation import Augmentation, LogitBrightnessContrast, ResizeWarp
 from covid_xray.data.cache import open_store
 from covid_xray.data.dataset import XrayDataset, collate
 from covid_xray.data.images.read import read_image, write_png
+from covid_xray.data.images.resize import resize
 from covid_xray.data.phantom import draw_phantom
 from covid_xray.data.sampling import TrainBatches
 

@@ -105,9 +105,6 @@ def connected_components(pairs: Pairs) -> list[list[int]]:
     return list(members.values())
 
 
-groups = connected_components
-
-
 def distance(a: Hashes, b: Hashes) -> NDArray[np.int64]:
     """Count the different bits along the last axis."""
     return np.asarray(np.bitwise_count(a ^ b).sum(axis=-1), dtype=np.int64)
