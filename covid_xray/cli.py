@@ -7,6 +7,7 @@ and errors in an override appear at once.
 
 import ast
 import contextlib
+import itertools
 import os
 import re
 import sys
@@ -29,6 +30,19 @@ _QUOTES = (
 )
 # How lines of advice in Hydra's messages begin.
 _HINT = re.compile(r"(?:\d\. )?(?=(?:To|Use|Either|Or|Did|See|Check) )")
+# Options of Hydra that take a value.
+_VALUE_OPTIONS = (
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+)
 NOTICE = "Research software, not a medical device: never use its output for diagnosis."
 
 
@@ -114,7 +128,7 @@ def _run(command: str, overrides: list[str]) -> None:
                 Path(HydraConfig.get().runtime.output_dir).rmdir()  # the run folder that Hydra made, if still empty
             _fail(_sentence(error))
 
-    sys.argv[:] = [whole_argv[0], *overrides]
+    sys.argv[:] = [whole_argv[0], *_options_first(overrides)]
     # A command with its own folder has no config groups, so `report` can have a setting `sweep` although a group has
     # that name.
     separate = config_dir() / name
@@ -140,6 +154,17 @@ def _run(command: str, overrides: list[str]) -> None:
     finally:
         if not show_tracebacks:
             os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _options_first(words: list[str]) -> list[str]:
+    """Hydra's options, then the overrides: Hydra takes no override after an option that follows other overrides."""
+    options, overrides, rest = [], [], iter(words)
+    for word in rest:
+        if word in _VALUE_OPTIONS:
+            options += [word, *itertools.islice(rest, 1)]
+        else:
+            (options if word.startswith("-") else overrides).append(word)
+    return options + overrides
 
 
 def _sentence(error: BaseException) -> str:

@@ -1,8 +1,8 @@
-"""The one exception that means: the user can mend this."""
+"""The exception for mistakes that the user can correct."""
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: one sentence that says what is wrong, where, and what to do.
+    """A mistake in the user's input, in one sentence: what is wrong, where, and what to do.
 
     The command line prints the sentence without a traceback and exits with code 2.
     """

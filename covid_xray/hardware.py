@@ -1,4 +1,4 @@
-"""What the machine can do."""
+"""The best device and precision of this machine."""
 
 import torch
 

@@ -1,6 +1,6 @@
-"""What is trained when: phases, discriminative learning rates and the one-cycle shape, as pure functions of the epoch.
+"""The training schedule: phases, discriminative learning rates and one-cycle, as pure functions of the epoch.
 
-Plain Python: nothing here knows torch. Sources: Howard and Ruder 2018 (discriminative rates, gradual unfreezing),
+Plain Python, without torch. Sources: Howard and Ruder 2018 (discriminative rates, gradual unfreezing),
 Smith 2018 (one-cycle), fastai (the cosine form of one-cycle and the meaning of ``slice``).
 """
 
@@ -18,7 +18,7 @@ _SLICE = re.compile(r"^slice\(([^,()]+)(?:,([^,()]+))?\)$")
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training with fixed settings.
+    """A part of the training with fixed settings.
 
     Attributes:
         image_size: Side of the square images, in pixels.
@@ -40,7 +40,7 @@ class Phase:
     train_bn: bool = True
 
     def __post_init__(self) -> None:
-        """Check every value, so that a mistake is found before anything is loaded."""
+        """Check every value, so that a mistake is found before data is loaded."""
         _check_int("image_size", self.image_size, 32, "ResNets halve the image five times")
         _check_int("batch_size", self.batch_size, 2, "BatchNorm needs two images")
         _check_int("epochs", self.epochs, 1, "leave the phase out to skip it")
@@ -84,7 +84,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Position:
-    """Where an epoch lies in the schedule: the phase, its name and number, and the epoch within it (from 0)."""
+    """Position of an epoch in the schedule: the phase, its name and number, and the epoch within it (from 0)."""
 
     name: str
     index: int
@@ -94,7 +94,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Phases in the order of training, and the shape of the cycle that each of them runs through.
+    """Phases in the order of training, and the shape of the one-cycle that each of them has.
 
     Attributes:
         phases: Phase by name; plain mappings are turned into `Phase`.

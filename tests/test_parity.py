@@ -1,4 +1,4 @@
-"""Compares schedule, layer groups, head and freezing with what a real fastai did (``experiments/parity``)."""
+"""Compares schedule, layer groups, head and freezing with a record of fastai 2 (``experiments/parity``)."""
 
 import csv
 import json
@@ -11,15 +11,16 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from covid_xray.networks.heads import ConcatPool
 from covid_xray.networks.layer_groups import freeze_for, parameter_groups
-from covid_xray.networks.resnet import ConcatPool, TransferResNet
+from covid_xray.networks.resnet import TransferResNet
 from covid_xray.schedule import Schedule
 
 REPOSITORY = Path(__file__).parent.parent
 PARITY = REPOSITORY / "experiments" / "parity"
 ROWS = list(csv.DictReader((PARITY / "schedule_fastai.csv").open()))
 FASTAI: dict[str, Any] = json.loads((PARITY / "groups_fastai.json").read_text())
-# The article's head (fastai 1) has biases that fastai 2 leaves out before a BatchNorm.
+# Biases of the article's head (fastai 1); fastai 2 has none before a BatchNorm.
 EXTRA_BIASES = {"head.3.bias", "head.7.bias"}
 
 
@@ -33,7 +34,7 @@ def schedule() -> Schedule:
 
 @pytest.fixture
 def network() -> TransferResNet:
-    return TransferResNet(num_classes=3, architecture="resnet50", weights=None)
+    return TransferResNet(num_classes=3, architecture="resnet50")
 
 
 def test_schedule_has_the_recorded_phases(schedule: Schedule) -> None:
@@ -74,7 +75,7 @@ def test_head_has_the_same_layers(network: TransferResNet) -> None:
     ]
 
 
-def test_head_starts_as_the_article_says(network: TransferResNet) -> None:
+def test_biases_of_the_head_are_zero_as_in_the_article(network: TransferResNet) -> None:
     biases = [layer.bias for layer in network.head if isinstance(layer, nn.Linear | nn.BatchNorm1d)]
     assert all(bias is not None and not bias.any() for bias in biases)
 
@@ -105,18 +106,18 @@ def test_unfrozen_phase_trains_everything(schedule: Schedule, network: TransferR
 
 
 def our_name(name: str) -> str:
-    """A name in our network as recorded: the body without a prefix, as in torchvision."""
+    """Name of a parameter of our network in the record, where the body has no prefix, as in torchvision."""
     return name.removeprefix("body.")
 
 
 def in_our_head(names: list[str]) -> set[str]:
-    """Recorded names with the head's layers counted as in ours, which needs no Flatten (fastai's layer 1)."""
+    """Recorded names with the layer numbers of our head, which has no Flatten (layer 1 of fastai's head)."""
     parts = [name.split(".") for name in names]
     return {".".join([p[0], str(int(p[1]) - 1), *p[2:]] if p[0] == "head" else p) for p in parts}
 
 
 def describe(layer: nn.Module) -> dict[str, Any]:
-    """Type and settings of one layer of the head, in the terms of ``record.py``."""
+    """Type and settings of one layer of the head, with the keys of ``record.py``."""
     settings: dict[str, Any] = {"type": type(layer).__name__}
     if isinstance(layer, nn.Linear):
         settings |= {"shape": [layer.in_features, layer.out_features]}
@@ -128,5 +129,5 @@ def describe(layer: nn.Module) -> dict[str, Any]:
 
 
 def without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """The settings less those in which fastai 2 differs from the article's fastai 1."""
+    """The settings without those in which fastai 2 differs from fastai 1, which the article used."""
     return {key: value for key, value in settings.items() if key not in keys}

@@ -1,4 +1,4 @@
-"""One file per command of ``covid-xray``; an underscore marks what belongs to one of them.
+"""One file per command of ``covid-xray``: read the settings, call the package, print.
 
-What several share lies in the folders `run`, `sweep` and `study`.
+``_build.py`` makes objects from a configuration; ``sweep/`` is the Hydra part of sweeps.
 """

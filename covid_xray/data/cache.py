@@ -102,7 +102,7 @@ class StoredImages:
         self._images: NDArray[np.uint8] = pixels.reshape(self.layout.images, self.layout.side, self.layout.side)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A loader worker that is not forked opens the file anew."""
+        """A loader worker that is not forked opens the file again."""
         return {"path": self.path, "layout": self.layout, "rows": self.rows}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""From a sample's number to the pixels that the network gets."""
+"""The dataset: from the number of a sample to the pixels that the network receives."""
 
 from collections.abc import Sequence
 
@@ -18,14 +18,14 @@ Batch = tuple[Tensor, Tensor]
 
 
 class XrayDataset(Dataset[tuple[GreyImage, int]]):
-    """Images as files, or resized before in a store, read when asked for.
+    """Images from files or from a store of resized images, read on request.
 
     Args:
         files: Paths of the images.
         labels: Class number of every image.
-        augment: Applied to samples that carry a seed; the others are resized only.
-        base_size: Side that every image is resized to before anything else; None: not.
-        stored: The images, resized to that side; None: they are read from their files. The pixels are the same.
+        augment: Applied to samples that have a seed; other samples are only resized.
+        base_size: Side to which every image is resized first; None: no first resizing.
+        stored: The images, resized to that side; None: read the files. The pixels are the same.
     """
 
     def __init__(
@@ -36,8 +36,7 @@ class XrayDataset(Dataset[tuple[GreyImage, int]]):
         base_size: int | None = None,
         stored: StoredImages | None = None,
     ) -> None:
-        # One array each, not a list of objects: reference counts of a list are written to in every worker, which
-        # copies its memory pages one by one.
+        # Arrays, not lists of objects: each worker writes to the reference counts of a list, which copies its memory.
         self.files = np.asarray(files, dtype=np.bytes_) if all(map(str.isascii, files)) else np.asarray(files)
         self.labels = np.asarray(labels, dtype=np.int64)
         self.augment, self.base_size, self.stored = augment, base_size, stored
@@ -56,7 +55,7 @@ class XrayDataset(Dataset[tuple[GreyImage, int]]):
         return image, int(self.labels[sample.row])
 
     def __getitems__(self, samples: Sequence[Sample]) -> Batch:
-        """Images (batch, 1, size, size), uint8, and labels (batch,), int64; asked for by the loader."""
+        """Images (batch, 1, size, size), uint8, and labels (batch,), int64; the loader calls this."""
         size = samples[0].image_size
         images = np.empty((len(samples), 1, size, size), dtype=np.uint8)
         labels = np.empty(len(samples), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""A DataLoader that knows how long it was waited for."""
+"""A DataLoader that measures the time spent waiting for batches."""
 
 import time
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ from torch.utils.data import DataLoader
 
 
 class TimedLoader(DataLoader[tuple[Any, int]]):
-    """A `torch.utils.data.DataLoader` with a clock.
+    """A `torch.utils.data.DataLoader` that measures waiting time.
 
-    The clock is here and not around the step, because a GPU computes on while Python has moved on: what passes between
-    two steps is then mostly computing.
+    The time is measured here and not around the step, because a GPU still computes when Python has moved on: most of
+    the time between two steps is then computing time.
 
     Attributes:
-        waited: Seconds that whoever asked for batches has waited for them, so far.
+        waited: Seconds that callers have waited for batches, so far.
     """
 
     waited: float = 0.0

@@ -1,4 +1,4 @@
-"""Applying a function to many files, on all cores, with progress shown."""
+"""Apply a function to many files on all cores, with a progress bar."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import TypeVar
 from rich.progress import track
 
 T = TypeVar("T")
-_FEW = 200  # no bar for what takes a second
+_FEW = 200  # no progress bar for so few files
 
 
 def map_files(
@@ -16,8 +16,8 @@ def map_files(
 ) -> Iterator[T]:
     """Yield ``function(file)`` of every file, in order.
 
-    Threads, not processes: OpenCV decodes and resizes without holding Python's lock, and a new process would import
-    everything first and run a caller's unguarded script again.
+    Uses threads, not processes: OpenCV decodes and resizes without holding Python's global lock, and a new process
+    would first import everything and run an unguarded script again.
 
     Args:
         function: A function that may run in several threads at once.

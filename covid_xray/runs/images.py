@@ -72,7 +72,7 @@ def external_images(
     table = table.assign(label=[plain.get(_plain(label), label) for label in table["label"]])
     if unknown := sorted(set(table["label"]) - set(class_names)):
         raise UserError(
-            f"the run knows no class {unknown[0]!r}, only {', '.join(class_names)}; map it with "
+            f"the run has no class {unknown[0]!r}, only {', '.join(class_names)}; map it with "
             f"class_map={{{unknown[0]}: {class_names[0]}}}, or leave it out with class_map={{{unknown[0]}: null}}"
         )
     return table.sort_values("path", kind="stable").reset_index(drop=True)

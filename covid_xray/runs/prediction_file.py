@@ -1,4 +1,4 @@
-"""A prediction's output file: appended to batch by batch, continued after a kill, named only when it is complete."""
+"""The output file of `predict`: grows batch by batch, continues after a kill, gets its name when it is complete."""
 
 import csv
 import io
@@ -16,16 +16,16 @@ FORMATS = ("csv", "jsonl")
 
 @dataclass(frozen=True)
 class PredictionFile:
-    """Where rows go.
+    """The output file.
 
-    While it grows, the rows lie in ``<output>.part``, and ``<output>.part.json`` says what they belong to and how many
-    bytes of them are whole.
+    While it grows, the rows are in ``<output>.part``, and ``<output>.part.json`` holds what they depend on and how many
+    bytes of them are complete.
 
     Attributes:
         output: The finished file.
         kind: ``csv`` or ``jsonl``.
         columns: Names of the columns.
-        origin: What the rows depend on; a part of another origin is not continued.
+        origin: What the rows depend on; a part with another origin is not continued.
     """
 
     output: Path
@@ -40,17 +40,17 @@ class PredictionFile:
 
     @property
     def state(self) -> Path:
-        """What the growing file belongs to."""
+        """What the growing file depends on."""
         return self.output.with_name(self.output.name + ".part.json")
 
     def begin(self) -> int:
-        """Start the part, or cut off what a kill left unfinished.
+        """Start the growing file, or cut off an unfinished row after a kill.
 
         Returns:
             Number of rows that are done.
 
         Raises:
-            UserError: If the part belongs to other settings, or cannot be written.
+            UserError: If the growing file belongs to other settings, or cannot be written.
         """
         try:
             self.output.parent.mkdir(parents=True, exist_ok=True)
@@ -102,14 +102,14 @@ class PredictionFile:
             state = json.loads(self.state.read_text(encoding="utf-8"))
             origin, size = dict(state["origin"]), int(state["bytes"])
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{self.state} is damaged; remove it and {self.part.name} to begin anew") from None
+            raise UserError(f"{self.state} is damaged; remove it and {self.part.name} to start again") from None
         if origin != dict(self.origin):
             changed = sorted(key for key in origin.keys() | self.origin if origin.get(key) != self.origin.get(key))
             raise UserError(
                 f"{self.part} was begun with other settings ({', '.join(changed)}); remove it, or use another output"
             )
         if size > self.part.stat().st_size:
-            raise UserError(f"{self.part} is shorter than it was; remove it and {self.state.name} to begin anew")
+            raise UserError(f"{self.part} is shorter than it was; remove it and {self.state.name} to start again")
         return dict(state)
 
 
@@ -131,7 +131,7 @@ def list_images(source: str) -> Iterator[str]:
         yield from _listed(path)
     elif path.is_file():
         yield str(path)
-    elif any(sign in source for sign in "*?["):
+    elif any(character in source for character in "*?["):
         import glob
 
         yield from sorted(glob.iglob(source, recursive=True))  # noqa: PTH207 absolute patterns
@@ -145,7 +145,7 @@ def _below(folder: Path, extensions: Sequence[str]) -> Iterator[str]:
     except OSError as error:
         raise UserError(f"input: {folder} cannot be listed: {error.strerror or error}") from None
     for entry in entries:
-        # A link to a folder above would never end.
+        # A link to a parent folder would never end.
         if entry.is_dir() and not entry.is_symlink():
             yield from _below(entry, extensions)
         elif entry.suffix.lower() in extensions:

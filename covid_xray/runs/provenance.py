@@ -1,4 +1,4 @@
-"""Where a result comes from: code, data, hardware, libraries."""
+"""Provenance of a result: code, data, hardware, libraries."""
 
 import hashlib
 import platform
@@ -18,12 +18,12 @@ def file_hash(file: str | Path) -> str:
 
 
 def data_hash(hashes: Iterable[str]) -> str:
-    """One SHA-256 for a set of files, whatever their order."""
+    """One SHA-256 for a set of files, independent of their order."""
     return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
 
 
 def commit() -> str:
-    """Commit of this code, with a mark where files were changed since; ``unknown`` outside a git checkout."""
+    """Commit of this code, with a mark if files were changed since; ``unknown`` outside a git checkout."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -32,7 +32,7 @@ def commit() -> str:
         return done.stdout.strip()
 
     try:
-        # A package installed below some other checkout must not be told by that checkout's commit.
+        # A package that is installed inside another checkout must not report that checkout's commit.
         if not git("ls-files", Path(__file__).name):
             return "unknown"
         changed = " with changes" if git("status", "--porcelain", "--untracked-files=no", "--", str(folder)) else ""
@@ -42,7 +42,7 @@ def commit() -> str:
 
 
 def versions(names: Sequence[str] = _LIBRARIES) -> str:
-    """Installed versions of the libraries that figures depend on."""
+    """Installed versions of the libraries that results depend on."""
     found = [f"Python {platform.python_version()}"]
     for name in names:
         try:
@@ -53,7 +53,7 @@ def versions(names: Sequence[str] = _LIBRARIES) -> str:
 
 
 def hardware(device: str) -> str:
-    """The processor, and the accelerator if that is what computes."""
+    """The device that computes."""
     import torch
 
     if device == "cuda":

@@ -62,7 +62,8 @@ class XrayClassifier(LightningModule):
         super().__init__()
         if compile_mode not in (None, *COMPILE_MODES):
             raise UserError(f"compile must be null or one of {', '.join(COMPILE_MODES)}, not {compile_mode!r}")
-        if mask_centre is not None and (isinstance(mask_centre, bool) or not 0 < mask_centre < 1):
+        no_number = isinstance(mask_centre, bool) or not isinstance(mask_centre, int | float | None)
+        if no_number or (mask_centre is not None and not 0 < mask_centre < 1):
             raise UserError(f"mask_centre must be above 0 and below 1, or null, not {mask_centre!r}")
         check_network(network)
         assert isinstance(network, LayeredNetwork)

@@ -8,7 +8,7 @@ EPOCHS = 4
 SETTINGS = (
     "train",
     "experiment=tiny",
-    "logger=null",
+    "logger=none",
     "datamodule.num_workers=0",
     "trainer.precision=32-true",
     "model.dropout=[0.0,0.0]",

@@ -14,7 +14,7 @@ from covid_xray.commands.sweep.jobs import on_own_device
 from covid_xray.sweeps import devices
 from covid_xray.sweeps.jobs import read_sweep
 
-SWEEP = ("train", "-m", "experiment=tiny", "logger=null", "seed=-1,0")
+SWEEP = ("train", "-m", "experiment=tiny", "logger=none", "seed=-1,0")
 
 # A cluster of one machine. Output and environment variables follow SLURM's manual.
 CLUSTER = {
@@ -113,7 +113,7 @@ def slurm(node: int, port: int) -> tuple[list[str], dict[str, str]]:
 @pytest.mark.parametrize("start", [torchrun, slurm])
 def test_two_nodes_train_as_one(workplace: Path, start: object) -> None:
     name = f"nodes-{start.__name__}"  # type: ignore[attr-defined]
-    settings = ["train", "experiment=tiny", "logger=null", f"run_dir={name}", "datamodule.num_workers=0"]
+    settings = ["train", "experiment=tiny", "logger=none", f"run_dir={name}", "datamodule.num_workers=0"]
     settings += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2"]
     settings += ["+callbacks.dump._target_=probe_callbacks.StateDump"]
     port, nodes = free_port(), []

@@ -13,7 +13,7 @@ PHASE_STEPS = (range(1, 7), range(8, 14), range(15, 28), range(29, 42))  # of ex
 SETTINGS = (
     "train",
     "experiment=tiny",
-    "logger=null",
+    "logger=none",
     "+callbacks.kill._target_=probe_callbacks.KillAtStep",
     "+callbacks.dump._target_=probe_callbacks.StateDump",
 )

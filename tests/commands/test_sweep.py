@@ -32,7 +32,7 @@ def test_failure_and_kill_lose_nothing(
     command: InProcess,  # noqa: F811
     workplace: Path,
 ) -> None:
-    arguments = ("train", "-m", "experiment=tiny", "logger=null", KILL, "seed=-1,0,-2", "hydra.sweep.dir=killed@sweep")
+    arguments = ("train", "-m", "experiment=tiny", "logger=none", KILL, "seed=-1,0,-2", "hydra.sweep.dir=killed@sweep")
     folder = workplace / "killed@sweep"
     killed = covid_xray(*arguments, env=AT_20)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -62,7 +62,7 @@ def test_failure_and_kill_lose_nothing(
 
 @pytest.mark.slow
 def test_killed_study_continues_with_the_interrupted_trial(covid_xray: Command, workplace: Path) -> None:
-    arguments = ("train", "-m", "sweep=optuna", "experiment=tiny", "logger=null", KILL, "hydra.sweep.dir=study")
+    arguments = ("train", "-m", "sweep=optuna", "experiment=tiny", "logger=none", KILL, "hydra.sweep.dir=study")
     killed = covid_xray(*arguments, "hydra.sweeper.n_trials=1", env=AT_20)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     again = covid_xray(*arguments, "hydra.sweeper.n_trials=1")
@@ -159,7 +159,7 @@ def test_folder_in_use_is_refused(command: InProcess, workplace: Path) -> None: 
 @pytest.mark.slow
 def test_spot_machine_that_stops_several_times(covid_xray: Command, workplace: Path) -> None:
     """SIGTERM at any moment, also during imports; the loop of docs/cluster.md ends with the same weights as one run."""
-    arguments = ["train", "experiment=tiny", "logger=null", "+callbacks.dump._target_=probe_callbacks.StateDump"]
+    arguments = ["train", "experiment=tiny", "logger=none", "+callbacks.dump._target_=probe_callbacks.StateDump"]
     assert covid_xray(*arguments, "run_dir=undisturbed").returncode == 0
     environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
     draw = random.Random(0)

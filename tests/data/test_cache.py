@@ -1,12 +1,15 @@
-"""The store of resized images: made once, by one of many, checked, and never a pixel different."""
+"""The store of resized images: made once by one of several processes, verified, with the pixels of the files."""
 
 import errno
+import io
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -16,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from covid_xray.data import cache
-from covid_xray.data.audit.fingerprints import pixel_digest
-from covid_xray.data.cache import StoredImages, open_store
+from covid_xray.data.audit.fingerprints import fingerprint_files, pixel_digest
+from covid_xray.data.cache import Images, StoredImages, open_store, read_images
 from covid_xray.data.images.read import read_image, write_png
 from covid_xray.data.images.resize import resize
 from covid_xray.errors import UserError
@@ -40,11 +43,30 @@ cache.resize = slowly
 print("begins", flush=True)
 cache.open_store(Path(sys.argv[2]), files, digests, 48)
 """
+# Reads nothing before the file `go` exists; prints how many images it has read.
+READ = """
+import sys, time
+from pathlib import Path
+from covid_xray.data import cache
+from covid_xray.data.audit import fingerprints
+folder, read, read_image = Path(sys.argv[1]), [], cache.read_image
+def wait_and_read(file):
+    if not read:
+        print("reads", flush=True)
+    read.append(file)
+    while not (folder / "go").exists():
+        time.sleep(0.01)
+    return read_image(file)
+cache.read_image = fingerprints.read_image = wait_and_read
+files = sorted(map(str, (folder / "images").glob("*.png")))
+found = cache.read_images(files, folder / "audit", workers=1).fingerprints
+print(len(read), hash(found.pixels.tobytes() + found.hash.tobytes()))
+"""
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[str]:
-    """Forty images of many shapes, two of them alike."""
+    """41 images of different shapes; two of them are the same."""
     rng, folder = np.random.default_rng(0), tmp_path / "images"
     folder.mkdir()
     for number in range(40):
@@ -58,10 +80,10 @@ def test_same_pixels_in_any_order(images: list[str], tmp_path: Path, capsys: pyt
     _check(_open(tmp_path, images), images)
     assert "40 of 40 images are resized to 48 pixels" in capsys.readouterr().out
     _check(_open(tmp_path, images[::-1]), images[::-1])
-    assert capsys.readouterr().out == "", "a store must be found again, whatever the order"
+    assert capsys.readouterr().out == "", "a store must be found again for any order of the files"
 
 
-def test_part_of_it_survives_pickling_and_release(images: list[str], tmp_path: Path) -> None:
+def test_pickling_and_release_keep_the_pixels_of_a_part(images: list[str], tmp_path: Path) -> None:
     some = np.array([40, 3, 7, 3])
     part = pickle.loads(pickle.dumps(_open(tmp_path, images).take(some)))
     for _ in range(2):
@@ -73,13 +95,13 @@ def test_part_of_it_survives_pickling_and_release(images: list[str], tmp_path: P
 
 def test_two_processes_make_one_store(images: list[str], tmp_path: Path) -> None:
     jobs = [_start(tmp_path, 0.02) for _ in range(2)]
-    said = [job.communicate(timeout=60)[0] for job in jobs]
+    printed = [job.communicate(timeout=60)[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0]
-    assert sum("resized to" in text for text in said) == 1
+    assert sum("resized to" in text for text in printed) == 1
     _check(_open(tmp_path, images), images)
 
 
-def test_killed_one_is_continued(
+def test_store_of_a_killed_process_is_continued(
     images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = _start(tmp_path, 0.2)
@@ -95,7 +117,7 @@ def test_killed_one_is_continued(
 
 
 @pytest.mark.parametrize("place", ["pixels", "table", "seal", "truncated", "longer", "empty", "no permission"])
-def test_damaged_one_is_mended(
+def test_damaged_store_is_repaired(
     images: list[str], tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = _open(tmp_path, images).path
@@ -111,10 +133,10 @@ def test_damaged_one_is_mended(
     if place == "no permission":
         file.chmod(0)
     _check(_open(tmp_path, images), images)
-    said = capsys.readouterr().out
-    assert "damaged" in said
+    printed = capsys.readouterr().out
+    assert "damaged" in printed
     if place in ("pixels", "table"):
-        assert "1 of 40 images" in said
+        assert "1 of 40 images" in printed
 
 
 @settings(max_examples=30, deadline=None)
@@ -133,7 +155,7 @@ def test_any_flipped_bit_is_found(tmp_path_factory: pytest.TempPathFactory, at: 
     assert all(np.array_equal(stored[row], read_image(file)) for row, file in enumerate(files))
 
 
-def test_changed_image_is_noticed_and_moved_one_found(
+def test_changed_image_makes_another_store_and_moved_image_does_not(
     images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = _open(tmp_path, images)
@@ -195,7 +217,7 @@ def test_deleted_while_in_use(images: list[str], tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_what_is_read(tmp_path: Path) -> None:
-    """Pages of the map count as the process's own until they are given back."""
+    """Pages of the memory map count as memory of the process until they are released."""
     rng, files = np.random.default_rng(0), []
     (tmp_path / "images").mkdir()
     for number in range(300):
@@ -211,8 +233,116 @@ def test_memory_does_not_grow_with_what_is_read(tmp_path: Path) -> None:
     assert most < 15e6, "300 images are 79 MB"
 
 
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each file is decoded, for fingerprints and cache together."""
+    count: Counter[str] = Counter()
+
+    def counting(file: str) -> object:
+        count[Path(file).name] += 1
+        return read_image(file)
+
+    monkeypatch.setattr("covid_xray.data.audit.fingerprints.read_image", counting)
+    monkeypatch.setattr("covid_xray.data.cache.read_image", counting)
+    return count
+
+
+def test_fingerprints_and_cache_need_one_decoding(images: list[str], tmp_path: Path, reads: Counter[str]) -> None:
+    first = _read(tmp_path, images)
+    assert reads == {Path(file).name: 1 for file in images}
+    _check_images(first, images)
+    reads.clear()
+    _check_images(_read(tmp_path, images[::-1]), images[::-1])
+    assert not reads, "the second time, both caches have every image"
+
+
+def test_file_listed_twice_is_read_once(images: list[str], tmp_path: Path, reads: Counter[str]) -> None:
+    listed = [*images, *images[::2]]
+    for cached in (True, False):
+        found = _read(tmp_path, listed) if cached else read_images(listed)
+        assert reads == {Path(file).name: 1 for file in images}
+        assert found.files == tuple(listed)
+        assert found.fingerprints.pixels.tolist() == _digests(listed).tolist()
+        reads.clear()
+
+
+@pytest.mark.parametrize("fingerprints_first", [False, True])
+def test_changed_file_is_read_again(
+    images: list[str], tmp_path: Path, reads: Counter[str], fingerprints_first: bool
+) -> None:
+    first = _read(tmp_path, images)
+    write_png(Path(images[3]), 255 - read_image(images[3]))
+    os.utime(images[3], ns=(1, 1))
+    reads.clear()
+    if fingerprints_first:
+        assert fingerprint_files(images, tmp_path / "audit").pixels[3] != first.fingerprints.pixels[3]
+        assert reads == {"03.png": 1}
+        reads.clear()
+    changed = _read(tmp_path, images)
+    assert reads == {Path(file).name: 1 for file in images[:40]}, "the new store needs every image, once"
+    _check_images(changed, images)
+    assert not np.array_equal(_stored(changed)[3], _stored(first)[3])
+    reads.clear()
+    _check_images(_read(tmp_path, images), images)
+    assert not reads
+
+
+def test_images_are_read_again_where_the_disk_is_full(
+    images: list[str], tmp_path: Path, reads: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between fingerprints and store, the resized images are in a temporary file."""
+
+    class Full(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Full())
+    _check_images(_read(tmp_path, images), images)
+    # Of the two equal images, only one is resized.
+    assert reads == {Path(file).name: 1 if file == images[40] else 2 for file in images}
+
+
+def test_image_that_cannot_be_read_leaves_the_others(images: list[str], tmp_path: Path) -> None:
+    Path(images[3]).write_bytes(b"no image")
+    found = _read(tmp_path, images)
+    assert found.stored is None
+    assert [row for row, reason in enumerate(found.fingerprints.reason) if reason] == [3]
+
+
+def test_second_process_waits_and_reads_nothing(images: list[str], tmp_path: Path) -> None:
+    """Both processes read the same files with one audit cache."""
+    command = [sys.executable, "-u", "-c", READ, str(tmp_path)]
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "reads\n"
+    second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert second.stdout is not None
+    assert second.stdout.readline() == "Waiting for another process that reads images\n"
+    (tmp_path / "go").touch()
+    printed = [job.communicate(timeout=60)[0].split() for job in (first, second)]
+    assert [job.returncode for job in (first, second)] == [0, 0]
+    assert [words[0] for words in printed] == [str(len(images)), "0"]
+    assert printed[0][1] == printed[1][1], "both get the same fingerprints"
+
+
 def _open(folder: Path, files: list[str], side: int = SIDE) -> StoredImages:
     return open_store(folder / "cache", files, _digests(files), side)
+
+
+def _read(folder: Path, files: list[str]) -> Images:
+    return read_images(files, folder / "audit", folder / "cache", SIDE)
+
+
+def _stored(images: Images) -> StoredImages:
+    assert images.stored is not None
+    return images.stored
+
+
+def _check_images(images: Images, files: list[str]) -> None:
+    assert images.files == tuple(files)
+    assert images.fingerprints.pixels.tolist() == _digests(files).tolist()
+    _check(_stored(images), files)
 
 
 def _digests(files: list[str]) -> "np.ndarray[tuple[int], np.dtype[np.bytes_]]":

@@ -1,4 +1,4 @@
-"""What the loader hands to the network: the same with and without a store, with any number of workers."""
+"""Batches of the loader are the same with and without a store, with any number of workers."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_cache_and_workers_change_no_pixel(files: list[str], tmp_path: Path, aug
 
 
 def test_resizing_twice_is_resizing_once_within_a_grey_level(files: list[str]) -> None:
-    """Where no side was enlarged for the store: then only the rounding in between differs."""
+    """Where the store enlarges no side, only the rounding between the two steps differs."""
     for file in files:
         image = np.repeat(np.repeat(read_image(file), 5, axis=0), 5, axis=1)
         twice, once = resize(resize(image, 448), 224), resize(image, 224)

@@ -1,4 +1,4 @@
-"""Pretrained weights from names and files, and what is said where they cannot be had."""
+"""Pretrained weights from names and files, and the errors if they cannot be loaded."""
 
 from pathlib import Path
 from urllib.error import URLError
@@ -10,6 +10,7 @@ from torchvision import models
 
 from covid_xray.errors import UserError
 from covid_xray.networks.resnet import TransferResNet
+from covid_xray.networks.weights import load_weights
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +27,17 @@ def test_local_file(tmp_path: Path, resnet18: torch.nn.Module, suffix: str, keep
     state = {k: v.half() if half and v.is_floating_point() else v for k, v in state.items()}
     file = tmp_path / f"weights{suffix}"
     save_file(state, file) if suffix == ".safetensors" else torch.save(state, file)
-    network = TransferResNet(3, "resnet18", str(file))
+    network = TransferResNet(3, "resnet18")
+    load_weights(network, str(file))
     for name, value in network.body.state_dict().items():
         assert torch.equal(value, state[name].to(value.dtype)), name
     assert network.head[-1].out_features == 3
 
 
-def test_wrong_network_says_what_is_missing(tmp_path: Path, resnet18: torch.nn.Module) -> None:
+def test_weights_of_another_network_are_refused(tmp_path: Path, resnet18: torch.nn.Module) -> None:
     torch.save(resnet18.state_dict(), tmp_path / "18.pt")
     with pytest.raises(UserError, match=r"does not fit resnet50: \d+ of 318 tensors match, missing .*another shape"):
-        TransferResNet(3, "resnet50", str(tmp_path / "18.pt"))
+        load_weights(TransferResNet(3, "resnet50"), str(tmp_path / "18.pt"))
 
 
 def test_damaged_and_malicious_files_are_refused(tmp_path: Path) -> None:
@@ -47,22 +49,60 @@ def test_damaged_and_malicious_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("no weights")
     (tmp_path / "text.safetensors").write_text("no weights")
     torch.save([1, 2], tmp_path / "list.pt")
+    network = TransferResNet(3, "resnet18")
+    before = {name: value.clone() for name, value in network.state_dict().items()}
     for name in ("bomb.pt", "text.pt", "text.safetensors", "list.pt"):
         with pytest.raises(UserError, match=name):
-            TransferResNet(3, "resnet18", str(tmp_path / name))
+            load_weights(network, str(tmp_path / name))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert not (tmp_path / "exploded").exists()
 
 
-def test_offline_names_the_file_to_fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_offline_error_names_the_file_to_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def offline(*arguments: object, **settings: object) -> None:
         raise URLError("Name or service not known")
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError) as info:
-        TransferResNet(3, "resnet50", "IMAGENET1K_V2")
+        load_weights(TransferResNet(3, "resnet50"), "IMAGENET1K_V2")
     message = str(info.value)
     url = models.ResNet50_Weights.IMAGENET1K_V2.url
     assert f"download {url} to {tmp_path}" in message
-    assert "model.weights=FILE" in message
+    assert "set weights=FILE" in message
+    assert "weights=null" in message
     assert "\n" not in message
+
+
+def test_default_are_the_newest_weights(monkeypatch: pytest.MonkeyPatch, resnet18: torch.nn.Module) -> None:
+    fetched: list[str] = []
+
+    def fetch(url: str, **settings: object) -> dict[str, torch.Tensor]:
+        fetched.append(url)
+        assert settings["weights_only"] is True
+        return resnet18.state_dict()
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fetch)
+    network = TransferResNet(3, "resnet18")
+    load_weights(network, "DEFAULT")
+    assert fetched == [models.ResNet18_Weights.DEFAULT.url]
+    assert torch.equal(network.body.conv1.weight, resnet18.conv1.weight)
+
+
+@pytest.mark.parametrize("weights", ["IMAGENET1K_V9", "weights.onnx"])
+def test_unknown_name_is_refused(weights: str) -> None:
+    sentence = (
+        rf"^weights='{weights}' is neither a file \(.*\) nor one of torchvision's weights for resnet18 \(IMAGENET1"
+    )
+    with pytest.raises(UserError, match=sentence):
+        load_weights(TransferResNet(3, "resnet18"), weights)
+
+
+def test_network_without_pretrained_weights() -> None:
+    network = torch.nn.Linear(2, 2)
+    before = network.weight.clone()
+    load_weights(network, "DEFAULT")
+    assert torch.equal(network.weight, before)
+    with pytest.raises(UserError) as info:
+        load_weights(network, "IMAGENET1K_V2")
+    assert str(info.value) == "weights=IMAGENET1K_V2: Linear has no load_weights(); use weights=null"

@@ -1,4 +1,4 @@
-"""The time that is left for the whole schedule."""
+"""The estimate of the time left for the whole schedule."""
 
 import pytest
 
@@ -13,17 +13,17 @@ SCHEDULE = Schedule(
 )
 
 
-def test_last_epoch_is_its_own_rest() -> None:
+def test_time_left_in_the_last_epoch_is_that_of_its_own_images() -> None:
     left = remaining_seconds(SCHEDULE, epoch=2, batches_done=4, rate=20.0, n_train=100, n_val=30)
     assert left == pytest.approx((60 + VALIDATION_COST * 30) / 20)
 
 
-def test_later_phases_cost_by_their_pixels_and_what_trains() -> None:
+def test_cost_of_later_phases_is_proportional_to_their_pixels() -> None:
     left = remaining_seconds(SCHEDULE, epoch=0, batches_done=10, rate=10.0, n_train=100, n_val=0)
     assert left == pytest.approx(2 * 100 / 10 * 4 / FROZEN_COST)
 
 
-def test_time_left_only_falls() -> None:
+def test_time_left_never_rises() -> None:
     left = [
         remaining_seconds(SCHEDULE, epoch, batch, 10.0 if epoch == 0 else 10.0 * FROZEN_COST / 4, 100, 20)
         for epoch in range(3)

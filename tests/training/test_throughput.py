@@ -1,4 +1,4 @@
-"""Speed and waiting are told as they are."""
+"""The logged speed and waiting time are the true ones."""
 
 import time
 from types import SimpleNamespace
@@ -19,9 +19,9 @@ STEPS = 20
 
 @pytest.mark.parametrize(
     ("step_takes", "waits", "warns"),
-    [(1, 0.05, False), (1, 0.5, True), pytest.param(0.01, 0.005, False, id="too short to tell")],
+    [(1, 0.05, False), (1, 0.5, True), pytest.param(0.01, 0.005, False, id="too short to measure")],
 )
-def test_waiting_is_logged_and_told(
+def test_waiting_is_logged_and_warned_of(
     step_takes: float, waits: float, warns: bool, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     clock = [100.0]
@@ -29,12 +29,12 @@ def test_waiting_is_logged_and_told(
     schedule = Schedule({"only": Phase(32, 8, 1, "all", 1e-3, True)})
     module = XrayClassifier(TransferResNet(3, "resnet18"), schedule, ["a", "b", "c"])
     logged: dict[str, list[float]] = {"images_per_second": [], "data_wait_share": []}
-    monkeypatch.setattr(module, "log_step", lambda figures: [logged[name].append(figures[name]) for name in figures])
+    monkeypatch.setattr(module, "log_step", lambda metrics: [logged[name].append(metrics[name]) for name in metrics])
     trainer: Any = SimpleNamespace(current_epoch=0, num_training_batches=STEPS)
     trainer.train_dataloader = SimpleNamespace(waited=7.0)
     callback, batch = Throughput(), (torch.zeros(8), torch.zeros(8))
     callback.on_train_epoch_start(trainer, module)
-    clock[0] += 30  # workers start: no waiting of the training's own
+    clock[0] += 30  # the start of the workers does not count as waiting
     trainer.train_dataloader.waited += 30
     for step in range(STEPS):
         clock[0] += waits if step else 0
@@ -45,13 +45,13 @@ def test_waiting_is_logged_and_told(
     assert logged["images_per_second"][1:] == pytest.approx([8 / (step_takes + waits)] * (STEPS - 1))
     assert logged["data_wait_share"][0] == 0
     assert logged["data_wait_share"][1:] == pytest.approx([waits / (step_takes + waits)] * (STEPS - 1))
-    told = [str(warning.message) for warning in recwarn if "waited for data" in str(warning.message)]
-    assert len(told) == warns
+    messages = [str(warning.message) for warning in recwarn if "waited for data" in str(warning.message)]
+    assert len(messages) == warns
     if warns:
-        assert "epoch 1: training waited for data 32% of the time; raise data.num_workers" in told[0]
+        assert "epoch 1: training waited for data 32% of the time; raise datamodule.num_workers" in messages[0]
 
 
-def test_loader_knows_how_long_it_was_waited_for() -> None:
+def test_loader_measures_how_long_training_waits_for_it() -> None:
     class Slow(Dataset[int]):
         def __len__(self) -> int:
             return 4
@@ -64,5 +64,5 @@ def test_loader_knows_how_long_it_was_waited_for() -> None:
     for _epoch in range(2):
         for batch in loader:
             assert len(batch) == 2
-            time.sleep(0.1)  # the training's own time
+            time.sleep(0.1)  # a training step, which is no waiting
     assert 0.4 <= loader.waited < 0.6

@@ -11,7 +11,7 @@ class PhaseFreezing(Callback):
 
     Not a `BaseFinetuning`: that one freezes in `setup`, before DDP wraps the model, so that layers unfrozen later are
     never synchronised (Lightning issue 20340), and forgets `requires_grad` on resume (issue 21901). Here the state is
-    set anew from the epoch, in two hooks, because a restart within an epoch skips `on_train_epoch_start`.
+    set again from the epoch, in two hooks, because a restart within an epoch skips `on_train_epoch_start`.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

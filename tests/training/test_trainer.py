@@ -1,0 +1,92 @@
+"""The callbacks that the schedule needs, and the Trainer's settings."""
+
+from pathlib import Path
+
+import pytest
+from lightning import Callback
+
+from covid_xray.errors import UserError
+from covid_xray.training.callbacks.checkpoint import RunCheckpoint
+from covid_xray.training.callbacks.freezing import PhaseFreezing
+from covid_xray.training.callbacks.one_cycle import OneCycle
+from covid_xray.training.callbacks.resizing import ProgressiveResizing
+from covid_xray.training.callbacks.seeding import StepSeeding
+from covid_xray.training.callbacks.throughput import Throughput
+from covid_xray.training.trainer import build_trainer, needed_callbacks
+
+NEEDED = [StepSeeding, PhaseFreezing, ProgressiveResizing, OneCycle]
+
+
+class OtherCycle(OneCycle):
+    """A user's variant of a needed callback."""
+
+
+class OtherSeeding(StepSeeding):
+    """Another variant."""
+
+
+def kinds(callbacks: list[Callback]) -> list[type[Callback]]:
+    return [type(callback) for callback in callbacks]
+
+
+def test_missing_callbacks_are_added_first_and_the_checkpoint_last(tmp_path: Path) -> None:
+    checkpoint = RunCheckpoint(tmp_path / "last.ckpt", tmp_path / "best.ckpt")
+    throughput = Throughput()
+    callbacks = needed_callbacks([throughput], 7, checkpoint)
+    assert kinds(callbacks) == [*NEEDED, Throughput, RunCheckpoint]
+    assert callbacks[4:] == [throughput, checkpoint]
+    assert isinstance(callbacks[0], StepSeeding)
+    assert callbacks[0].seed == 7
+    assert kinds(needed_callbacks([], 0, None)) == NEEDED
+
+
+@pytest.mark.parametrize("present", NEEDED)
+def test_given_callback_is_not_added_again(present: type[Callback]) -> None:
+    given = present(3) if present is StepSeeding else present()
+    callbacks = needed_callbacks([Throughput(), given], 7, None)
+    others = [kind for kind in NEEDED if kind is not present]
+    assert kinds(callbacks) == [*others, Throughput, present]
+    assert callbacks[-1] is given
+
+
+def test_subclass_replaces_the_needed_callback() -> None:
+    cycle, seeding = OtherCycle(), OtherSeeding(3)
+    callbacks = needed_callbacks([cycle, seeding], 7, None)
+    assert kinds(callbacks) == [PhaseFreezing, ProgressiveResizing, OtherCycle, OtherSeeding]
+    assert callbacks[-2:] == [cycle, seeding]
+    assert seeding.seed == 3
+
+
+def test_arguments_do_not_change() -> None:
+    given = [Throughput()]
+    needed_callbacks(given, 0, None)
+    assert kinds(given) == [Throughput]
+
+
+def test_trainer_has_what_the_data_module_relies_on(tmp_path: Path) -> None:
+    trainer = build_trainer({"accelerator": "cpu"}, tmp_path, needed_callbacks([], 0, None), False, 5)
+    assert trainer.max_epochs == 5
+    assert trainer.reload_dataloaders_every_n_epochs == 1
+    assert trainer.num_sanity_val_steps == 0
+    assert trainer.default_root_dir == str(tmp_path)
+    assert not [callback for callback in trainer.callbacks if type(callback).__name__ == "ModelCheckpoint"]
+    assert trainer.logger is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_epochs": 3}, "trainer.max_epochs is set by the project and cannot be changed"),
+        ({"reload_dataloaders_every_n_epochs": 0}, "trainer.reload_dataloaders_every_n_epochs is set by the project"),
+        ({"profiler": "fast"}, "trainer.profiler must be one of simple, advanced, pytorch, or null, not 'fast'"),
+        ({"speed": "fast"}, "trainer: "),
+        ({"precision": "7"}, "trainer: "),
+        ({"accelerator": "abacus"}, "trainer: "),
+        ({"devices": 0}, "trainer: "),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as info:
+        build_trainer({"accelerator": "cpu"} | settings, tmp_path, [], False, 5)
+    assert str(info.value).startswith(message)
+    assert "\n" not in str(info.value)
