@@ -10,13 +10,15 @@ import contextlib
 import itertools
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from covid_xray.errors import UserError
+from covid_xray.errors import UserError, printable
 
 PACKAGE = Path(__file__).parent
 # How Hydra's messages begin when it cannot parse a value.
@@ -63,6 +65,8 @@ def commands() -> dict[str, str]:
 
 def main() -> None:
     """Entry point of the ``covid-xray`` executable."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)  # training has its own handler, which saves first
     arguments = sys.argv[1:]
     if arguments and re.match(r"(-sc|--shell-completion)$", arguments[0]):
         _complete(arguments)
@@ -76,6 +80,11 @@ def main() -> None:
         _fail(f"{arguments[0]!r} is no command; use one of {', '.join(commands())}")
     else:
         _run(arguments[0], arguments[1:])
+
+
+def _terminate(signum: int, frame: Any) -> NoReturn:
+    """Exit as after an exception, so that locks are given back and half-written files are removed."""
+    raise SystemExit(128 + signum)
 
 
 def _help() -> str:
@@ -158,7 +167,9 @@ def _run(command: str, overrides: list[str]) -> None:
 
 def _options_first(words: list[str]) -> list[str]:
     """Hydra's options, then the overrides: Hydra takes no override after an option that follows other overrides."""
-    options, overrides, rest = [], [], iter(words)
+    options: list[str] = []
+    overrides: list[str] = []
+    rest = iter(words)
     for word in rest:
         if word in _VALUE_OPTIONS:
             options += [word, *itertools.islice(rest, 1)]
@@ -196,7 +207,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def _fail(sentence: str) -> NoReturn:
-    print(f"covid-xray: {sentence}", file=sys.stderr)
+    print(f"covid-xray: {printable(sentence)}", file=sys.stderr)
     raise SystemExit(2)
 
 

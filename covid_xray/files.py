@@ -1,26 +1,72 @@
-"""Atomic writes and file locks."""
+"""Bounded reads, atomic and durable writes, failures to write in one sentence, and file locks."""
 
 import contextlib
+import errno
+import os
+import re
+import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from covid_xray.errors import UserError
+
 with contextlib.suppress(ImportError):  # not on Windows
     import fcntl
+
+
+def read_text(file: Path, limit: int) -> str:
+    """Read a small text file that may come from anyone.
+
+    Args:
+        file: The file.
+        limit: Largest size in bytes.
+
+    Raises:
+        UserError: If it is missing, no regular file (opening a pipe would block), larger than the limit, or not UTF-8.
+    """
+    try:
+        if not file.is_file():
+            raise UserError(f"{file} {'is no regular file' if file.exists() else 'does not exist'}; restore it")
+        if (size := file.stat().st_size) > limit:
+            raise UserError(f"{file} has {size:,} bytes; the limit is {limit:,}; restore it")
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
+    except UnicodeError:
+        raise UserError(f"{file} is damaged (it is not UTF-8 text); restore it") from None
+
+
+# A full or read-only disk.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def spreadsheet_text(text: str) -> str:
+    """A cell of a CSV file for people: with an apostrophe before text that a spreadsheet would run as a formula."""
+    formula = text.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{text}" if formula and not re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", text, re.IGNORECASE) else text
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` on success and is removed on failure.
 
-    A process that is killed leaves the old file or the new one, never half of one.
+    A process that is killed, or a machine that loses power, leaves the old file or the new one, never half of one.
+    The temporary name is unique, so that two processes may write the same file at the same time.
+
+    Raises:
+        UserError: If the file cannot be written.
     """
-    draft = path.with_name(path.name + ".tmp")
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         yield draft
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
+        replace_durably(draft, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise write_failure(path, error) from error
         raise
 
 
@@ -28,6 +74,56 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write text (as UTF-8) or bytes with `atomic_write`."""
     with atomic_write(path) as draft:
         draft.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+
+
+def replace_durably(draft: Path, path: Path) -> None:
+    """Give a file its final name, after its content is on the disk; then write the folder's entry to the disk."""
+    sync(draft)
+    draft.replace(path)
+    with contextlib.suppress(OSError):  # some file systems, and Windows, cannot sync a folder
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the exception of a full or read-only disk into a `UserError`.
+
+    Args:
+        path: Named in the sentence if the exception names no file.
+
+    Raises:
+        UserError: If the disk is full or read-only. A `UserError` that came first is raised instead: what follows it,
+            such as a logger that cannot write its last lines, is not the cause.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        earlier = error.__context__
+        while earlier is not None and not isinstance(earlier, UserError):
+            earlier = earlier.__context__
+        if earlier is not None:
+            raise earlier from None
+        raise write_failure(Path(error.filename or path), error) from error
+
+
+def write_failure(path: Path, error: OSError) -> UserError:
+    """The sentence for a file that cannot be written: where, why, and how much space is free."""
+    folder = next((folder for folder in (path, *path.absolute().parents) if folder.is_dir()), Path.cwd())
+    free = shutil.disk_usage(folder).free / 1e6
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    advice = "make room and run the same command again" if full else "choose a folder that can be written"
+    return UserError(f"cannot write {path}: {error.strerror or error} ({free:,.0f} MB free); {advice}")
 
 
 def lock(file: Path) -> IO[str] | None:

@@ -13,6 +13,7 @@ from typing import Any
 from covid_xray.errors import UserError
 
 MaxLR = float | str | Sequence[float]
+MAX_SIZE, MAX_INT = 8192, 1 << 31  # more pixels than any detector has; more epochs or images than any data set
 _SLICE = re.compile(r"^slice\(([^,()]+)(?:,([^,()]+))?\)$")
 
 
@@ -41,7 +42,7 @@ class Phase:
 
     def __post_init__(self) -> None:
         """Check every value, so that a mistake is found before data is loaded."""
-        _check_int("image_size", self.image_size, 32, "ResNets halve the image five times")
+        _check_int("image_size", self.image_size, 32, "ResNets halve the image five times", MAX_SIZE)
         _check_int("batch_size", self.batch_size, 2, "BatchNorm needs two images")
         _check_int("epochs", self.epochs, 1, "leave the phase out to skip it")
         if not isinstance(self.train_bn, bool):
@@ -261,9 +262,11 @@ def _phase(name: str, value: Any) -> Phase:
         raise UserError(f"{where}.{error}") from None
 
 
-def _check_int(name: str, value: Any, least: int, why: str) -> None:
+def _check_int(name: str, value: Any, least: int, why: str, most: int = MAX_INT) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UserError(f"{name} must be a whole number of at least {least} ({why}), not {value!r}")
+    if value > most:
+        raise UserError(f"{name} must be at most {most:,}, not {value:,}")
 
 
 def _is_number(value: Any) -> bool:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,9 +53,9 @@ def real_xrays() -> Path:
     return manifest
 
 
-def load_state(file: Path) -> dict[str, object]:
+def load_state(file: Path) -> dict[str, Any]:
     """What `probe_callbacks.StateDump` wrote."""
-    state: dict[str, object] = torch.load(file, weights_only=True)
+    state: dict[str, Any] = torch.load(file, weights_only=True)
     return state
 
 

@@ -1,7 +1,10 @@
-"""The notebooks run, define nothing, and are stored without results that would go stale or grow the repository."""
+"""The notebooks run, define nothing, and store small figures only."""
 
 import ast
 import base64
+import re
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +15,18 @@ from conftest import TESTS, Command, differences
 from nbclient import NotebookClient
 
 FOLDER = TESTS.parent / "notebooks"
-# What the quick tests put in the place of the cell tagged `parameters`.
+STEP_BY_STEP = "02_train_step_by_step"
+# The quick tests replace the cell tagged `parameters` by these lines.
 SMALL = {
     "01_look_at_the_data": "PATIENTS, IMAGES_PER_PATIENT, PIXELS = 40, 2, 64",
-    "02_train_step_by_step": "PATIENTS, WARM_UP, EPOCHS = 40, 1, 2",
+    STEP_BY_STEP: "PATIENTS, EPOCHS = 40, (1, 2, 1, 1)",
     "03_read_the_results": 'RECIPE, RUN = "experiment=tiny", "../outputs/results"',
 }
-# Notebook 2 as overrides of the command: whatever `experiment=demo` has otherwise.
-SAME = (
-    *("experiment=demo", "model=resnet18", "data.patients=40", "data.root=data/phantoms", "run_dir=outputs/same"),
-    *("schedule.phases.frozen_small.max_lr='slice(1e-3)'", "schedule.phases.frozen_large.max_lr='slice(3e-4)'"),
-    *("schedule.phases.unfrozen_small.epochs=2", "schedule.phases.unfrozen_small.max_lr=[5e-4,1e-3]"),
-    *("schedule.phases.unfrozen_large.epochs=1", "schedule.phases.unfrozen_large.max_lr=[2e-4,6e-4]"),
+# The same parameters of notebook 2 for the command.
+SMALL_COMMAND = (
+    *("data.patients=40", "schedule.phases.unfrozen_small.epochs=2", "schedule.phases.unfrozen_large.epochs=1"),
 )
+OTHERS = [name for name in SMALL if name != STEP_BY_STEP]
 Cell = Any
 
 
@@ -37,7 +39,7 @@ def test_notebook_defines_nothing(name: str) -> None:
     forbidden = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
     for cell in code_cells(read(name)):
         found = [node for node in ast.walk(parse(cell.source)) if isinstance(node, forbidden)]
-        assert not found, f"this belongs into the package, where it is tested:\n{cell.source}"
+        assert not found, f"move this into the package, where it is tested:\n{cell.source}"
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -50,41 +52,51 @@ def test_only_small_figures_are_stored(name: str) -> None:
     sizes = [len(png) for cell in code_cells(notebook) for png in figures(cell)]
     assert sizes
     assert max(sizes) < 60_000
-    assert min(sizes) > 3_000, "a figure with nothing on it"
+    assert min(sizes) > 3_000, "a figure is empty"
 
 
-@pytest.mark.parametrize("name", SMALL)
+def test_training_step_by_step_is_short() -> None:
+    cells = [cell for cell in code_cells(read(STEP_BY_STEP)) if not figures(cell)]
+    lines = [line for cell in cells for line in code(cell.source).splitlines() if line.strip()]
+    assert len(lines) <= 30, "the code besides the plots must be short"
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_notebook_runs_on_little_data(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(name, SMALL[name], tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
-def test_notebook_runs_as_it_is(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", OTHERS)
+def test_notebook_runs_unchanged(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(name, None, tmp_path, monkeypatch)
 
 
-@pytest.mark.slow
-def test_step_by_step_trains_the_same_weights_as_the_command(
-    covid_xray: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("small", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_step_by_step_trains_the_same_weights_as_its_command(
+    covid_xray: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, small: bool
 ) -> None:
-    run("02_train_step_by_step", SMALL["02_train_step_by_step"], workplace, monkeypatch)
-    result = covid_xray("train", *SAME, timeout=600)
+    folders = [workplace / "outputs" / name for name in ("step-by-step", "same")]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    run(STEP_BY_STEP, SMALL[STEP_BY_STEP] if small else None, workplace, monkeypatch)
+    executable, *arguments = command(read(STEP_BY_STEP))
+    assert executable == "covid-xray"
+    result = covid_xray(*arguments, *(SMALL_COMMAND if small else ()), timeout=600)
     assert result.returncode == 0, result.stderr
-    one, two = (
-        torch.load(workplace / f"outputs/{folder}/checkpoints/last.ckpt", weights_only=True)
-        for folder in ("step-by-step", "same")
-    )
-    assert one["global_step"] == two["global_step"] > 0
-    assert differences(one["state_dict"], two["state_dict"]) == []
+    for name in ("last.ckpt", "best.ckpt"):
+        one, two = (torch.load(folder / "checkpoints" / name, weights_only=True) for folder in folders)
+        assert one["global_step"] == two["global_step"] > 0
+        for part in ("state_dict", "optimizer_states"):
+            assert differences(one[part], two[part]) == []
 
 
 def run(name: str, parameters: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Execute a notebook in ``folder/notebooks``; it must draw a figure wherever the stored one has one."""
+    """Execute a notebook in ``folder/notebooks``; the same cells must draw figures as in the stored notebook."""
     monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
     monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
     notebook = read(name)
-    drawn_before = [bool(figures(cell)) for cell in code_cells(notebook)]
+    stored = [bool(figures(cell)) for cell in code_cells(notebook)]
     settings = [cell for cell in code_cells(notebook) if "parameters" in cell.metadata.get("tags", [])]
     assert len(settings) == 1
     if parameters is not None:
@@ -92,10 +104,10 @@ def run(name: str, parameters: str | None, folder: Path, monkeypatch: pytest.Mon
         settings[0].source = parameters
     (folder / "notebooks").mkdir(exist_ok=True)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder / "notebooks")}}).execute()
-    for cell, expected in zip(code_cells(notebook), drawn_before, strict=True):
+    for cell, expected in zip(code_cells(notebook), stored, strict=True):
         sizes = [len(png) for png in figures(cell)]
-        assert bool(sizes) == expected, f"figures drawn are not those stored:\n{cell.source}"
-        assert all(size > 3_000 for size in sizes), f"a figure with nothing on it:\n{cell.source}"
+        assert bool(sizes) == expected, f"this cell must draw a figure if and only if one is stored:\n{cell.source}"
+        assert all(size > 3_000 for size in sizes), f"a figure is empty:\n{cell.source}"
         assert "Traceback" not in "".join(output.get("text", "") for output in cell.outputs)
 
 
@@ -113,9 +125,20 @@ def figures(cell: Cell) -> list[bytes]:
     return [base64.b64decode(item["image/png"]) for item in data if "image/png" in item]
 
 
+def command(notebook: Any) -> list[str]:
+    """Words of the only command in the text of a notebook."""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    (block,) = re.findall(r"^```sh\n(.*?)^```", text, re.S | re.M)
+    return shlex.split(block.replace("\\\n", " "))
+
+
+def code(source: str) -> str:
+    """The code of a cell without its magics and shell commands."""
+    return "\n".join(line for line in source.splitlines() if not line.startswith(("%", "!")))
+
+
 def parse(source: str) -> ast.Module:
-    """A cell's code without its magics and shell commands."""
-    return ast.parse("\n".join(line for line in source.splitlines() if not line.startswith(("%", "!"))))
+    return ast.parse(code(source))
 
 
 def assigned(source: str) -> set[str]:

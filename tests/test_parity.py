@@ -27,7 +27,7 @@ EXTRA_BIASES = {"head.3.bias", "head.7.bias"}
 @pytest.fixture(scope="module")
 def schedule() -> Schedule:
     """The schedule that ``experiment=article`` uses."""
-    settings = OmegaConf.to_container(OmegaConf.load(REPOSITORY / "conf" / "schedule" / "article.yaml"))
+    settings: Any = OmegaConf.to_container(OmegaConf.load(REPOSITORY / "conf" / "schedule" / "article.yaml"))
     assert settings.pop("_target_") == "covid_xray.schedule.Schedule"
     return Schedule(**settings)
 
@@ -91,7 +91,8 @@ def test_frozen_phase_trains_what_fastai_trains(schedule: Schedule, network: Tra
 
     before = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = torch.optim.AdamW(parameter_groups(network.layer_groups()), lr=1e-3, weight_decay=0.01)
-    nn.functional.cross_entropy(network(torch.rand(4, 3, 64, 64)), torch.tensor([0, 1, 2, 0])).backward()
+    loss = nn.functional.cross_entropy(network(torch.rand(4, 3, 64, 64)), torch.tensor([0, 1, 2, 0]))
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     changed = {our_name(name) for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
     assert changed & set(parameters) == theirs["changed_by_a_step"] | EXTRA_BIASES

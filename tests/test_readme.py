@@ -1,4 +1,4 @@
-"""What the documentation says to type works: every command composes; the README's are run as they stand."""
+"""The commands and the code in the documentation work: every command composes; those of the README run unchanged."""
 
 import io
 import os
@@ -7,8 +7,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pexpect
 import pytest
@@ -16,9 +19,13 @@ from conftest import TESTS
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from test_imports import ROOMS
 
 from covid_xray import cli
 from covid_xray.data.phantom import make_phantoms
+from covid_xray.runs.folder import flatten
+from covid_xray.schedule import Schedule
 
 REPOSITORY = TESTS.parent
 README = REPOSITORY / "README.md"
@@ -26,23 +33,27 @@ DOCUMENTS = [README, *sorted(REPOSITORY.glob("docs/*.md")), *sorted(REPOSITORY.g
 NOT_RUN = {
     "make demo": "installs into .venv, then trains for minutes; it is `covid-xray train experiment=demo`",
     "make test": "runs the tests, of which this is one",
-    "tensorboard --logdir outputs": "serves until it is stopped",
 }
-# The README's commands on one's own images train the article's recipe on ImageNet weights: these make that tiny.
+# These make a training tiny. The README trains the article's recipe with ImageNet weights on the user's images.
 SHRINK = [
-    "model=resnet18",
-    "model.weights=null",
+    "model.architecture=resnet18",
+    "weights=null",
     *(f"schedule.phases.{name}_small={{image_size:32,batch_size:8,epochs:1}}" for name in ("frozen", "unfrozen")),
     *(f"schedule.phases.{name}_large={{image_size:40,batch_size:8,epochs:1}}" for name in ("frozen", "unfrozen")),
 ]
-# A setting that exists only beside another: `trainer.num_nodes` belongs to trainer=ddp.
+# Some settings exist only together with another one: `trainer.num_nodes` needs trainer=ddp.
 BESIDES: tuple[list[str], ...] = ([], ["trainer=ddp"], ["data=folder"], ["data=manifest"], ["hydra/launcher=joblib"])
+RECORDS = sorted(REPOSITORY.glob("experiments/*/config.yaml"))
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    """Code blocks of a document."""
+    return re.findall(rf"^```(?:{language})\n(.*?)^```", document.read_text(encoding="utf-8"), re.S | re.M)
 
 
 def command_lines(document: Path) -> list[str]:
-    """Lines of a document's ``sh`` blocks, without comments; a line that ends in a backslash goes on in the next."""
-    blocks = re.findall(r"^```(?:sh|bash|shell)\n(.*?)^```", document.read_text(encoding="utf-8"), re.S | re.M)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    """Lines of the shell blocks of a document, without comments; a backslash at the end joins two lines."""
+    lines = "\n".join(blocks(document, "sh|bash|shell")).replace("\\\n", " ").splitlines()
     return [found for line in lines if (found := re.sub(r"(^|\s)#.*", "", line).strip())]
 
 
@@ -53,45 +64,64 @@ def name_and_overrides(line: str) -> tuple[str, list[str], bool]:
     return words[0], [word for word in words[1:] if word not in flags], bool({"-m", "--multirun"} & set(words))
 
 
-def mistake(name: str, overrides: list[str]) -> str:
-    """What the executable says of these overrides when asked for ``--cfg job``; empty if it shows the configuration."""
+def jobs_of(line: str) -> list[list[str]]:
+    """Overrides of every job of a command."""
+    _, overrides, sweeps = name_and_overrides(line)
+    if not sweeps:
+        return [overrides]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return [list(job) for job in BasicSweeper.split_arguments(parsed, None)[0]]
+
+
+def compose(name: str, overrides: list[str]) -> tuple[str, str]:
+    """The configuration that the executable shows with ``--cfg job``, and its message if it refuses the overrides."""
     GlobalHydra.instance().clear()
-    shown, said = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(shown), redirect_stderr(said):
+    shown, message = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(shown), redirect_stderr(message):
         patch.delenv("HYDRA_FULL_ERROR", raising=False)
         patch.setattr(sys, "argv", ["covid-xray", name, *overrides, "--cfg", "job"])
         try:
             cli.main()
         except SystemExit:
-            return said.getvalue()
+            return "", message.getvalue()
     assert ": " in shown.getvalue()
-    return ""
+    return shown.getvalue(), ""
 
 
 LINES = [
     pytest.param(found[1], id=f"{document.relative_to(REPOSITORY)}: {found[1]}")
     for document in DOCUMENTS
     for line in command_lines(document)
-    if (
-        found := re.search(r"(?:covid-xray|-m covid_xray) ([a-z][^;]*)", line)
-    )  # after `srun`, `torchrun` or `until`, too
+    # Also after `srun`, `torchrun` or `until`.
+    if (found := re.search(r"(?:covid-xray|-m covid_xray) ([a-z][^;]*)", line))
 ]
 
 
+@pytest.fixture(scope="module")
+def own_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Work in a folder with the configuration that the README writes."""
+    folder = tmp_path_factory.mktemp("own")
+    (line,) = [line for line in command_lines(README) if line.startswith("mkdir ")]
+    subprocess.run(["bash", "-c", line], cwd=folder, check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
+
+
 @pytest.mark.parametrize("line", LINES)
-def test_every_command_composes(line: str) -> None:
+def test_every_command_composes(line: str, own_configuration: None) -> None:
     name, overrides, sweeps = name_and_overrides(line)
     assert name in cli.commands()
-    jobs = [overrides]
+    jobs = jobs_of(line)
     if sweeps:
-        jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)[0]
-        assert len(jobs) > 1 or any(word.startswith("sweep=") for word in overrides), "this sweep is of one job"
+        assert len(jobs) > 1 or any(word.startswith("sweep=") for word in overrides), "this sweep has only one job"
     for job in jobs:
-        assert not mistake(name, list(job))
+        _, message = compose(name, job)
+        assert not message
 
 
 def inline_settings() -> list[str]:
-    """Settings in the README's running text and tables, such as ``trainer=ddp``."""
+    """Settings in the text and tables of the README, such as ``trainer=ddp``."""
     text = re.sub(r"^```.*?^```", "", README.read_text(encoding="utf-8"), flags=re.S | re.M)
     spans = re.findall(r"`([^`]+)`", text)
     return sorted({span for span in spans if re.fullmatch(r"('?[\w./]+=\S+\s*)+", span)} - {"key=value"})
@@ -101,15 +131,42 @@ def inline_settings() -> list[str]:
 def test_every_setting_in_the_text_exists(span: str) -> None:
     words = shlex.split(span)
     tries = [*(("train", [*beside, *words]) for beside in BESIDES), *((name, words) for name in cli.commands())]
-    said: list[str] = []
+    messages: list[str] = []
     for name, overrides in tries:
-        said.append(mistake(name, overrides))
-        if not said[-1]:
+        messages.append(compose(name, overrides)[1])
+        if not messages[-1]:
             return
-    pytest.fail(f"no command knows it: {said}")
+    pytest.fail(f"no command has this setting: {messages}")
 
 
-def test_reasons_not_to_run_are_of_commands_that_are_there() -> None:
+@pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.parent.name)
+def test_the_command_of_a_study_gives_its_recorded_configuration(record: Path) -> None:
+    recorded = settings(record.read_text(encoding="utf-8"))
+    lines = [line for line in command_lines(record.with_name("README.md")) if line.startswith("covid-xray train ")]
+    jobs = [job for line in lines for job in jobs_of(line.removeprefix("covid-xray "))]
+    different = []
+    for job in [*jobs, *([*job, "schedule.sizes=first"] for job in jobs if "sweep=sizes" in job)]:
+        composed = settings(compose("train", job)[0])
+        different.append([key for key in recorded if key not in composed or composed[key] != recorded[key]])
+        if not different[-1]:
+            return
+    pytest.fail(f"no job of the commands has these recorded settings: {min(different, key=len)}")
+
+
+def settings(yaml: str) -> dict[str, Any]:
+    """Settings by flat name; those of the schedule as they act, because it can be written in several ways."""
+    config: Any = OmegaConf.to_container(OmegaConf.create(yaml))
+    schedule = Schedule(**{key: value for key, value in config["schedule"].items() if key != "_target_"})
+    flat: dict[str, Any] = flatten(
+        {key: value for key, value in config.items() if key not in ("name", "run_dir", "schedule")}
+    )
+    for name, phase in schedule.phases.items():
+        rates = tuple(float(f"{rate:.6g}") for rate in schedule.max_lrs(phase, 3))
+        flat[f"schedule.{name}"] = replace(phase, max_lr=rates)
+    return flat | {key: getattr(schedule, key) for key in ("pct_start", "div", "div_final", "beta1")}
+
+
+def test_reasons_not_to_run_belong_to_commands() -> None:
     assert NOT_RUN.keys() <= set(command_lines(README))
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     for line in NOT_RUN:
@@ -121,6 +178,40 @@ def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
         if not target.startswith(("http", "#")):
             assert (document.parent / target.partition("#")[0]).exists(), target
+
+
+def test_the_tree_names_every_room_of_the_package() -> None:
+    (tree,) = re.findall(r"^## Where things are\n\n```\n(.*?)^```", README.read_text(encoding="utf-8"), re.S | re.M)
+    (inside,) = re.findall(r"^covid_xray/.*?\n((?:  .*\n)+)", tree, re.M)
+    package = REPOSITORY / "covid_xray"
+    rooms = [f"{room}/" if (package / room).is_dir() else f"{room}.py" for room in ROOMS]
+    assert re.findall(r"^  (\S+)", inside, re.M) == rooms
+    assert sorted(rooms) == sorted(entries(package))
+    in_data = [name for line in re.findall(r"^    .*", inside, re.M) for name in re.findall(r"[a-z_]+(?:\.py|/)", line)]
+    assert sorted(in_data) == sorted(entries(package / "data"))
+
+
+@pytest.mark.parametrize("code", blocks(README, "python"))
+def test_the_python_code_of_the_readme_runs(code: str, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**environment(), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert re.search(r"^[01]\.\d+ \([01]\.\d+ to [01]\.\d+\)$", result.stdout, re.M), "the metric with its interval"
+    assert "prediction" in result.stdout
+    assert (tmp_path / "outputs/python/metrics.json").is_file()
+
+
+def entries(folder: Path) -> list[str]:
+    """Names of the modules and folders of a package, as the tree writes them."""
+    modules = [path.name for path in folder.glob("[a-z]*.py")]
+    return modules + [f"{path.name}/" for path in folder.iterdir() if (path / "__init__.py").is_file()]
 
 
 def environment() -> dict[str, str]:
@@ -139,7 +230,7 @@ COMPLETIONS = [
 @pytest.mark.parametrize(("line", "expected"), COMPLETIONS)
 def test_completion_as_the_readme_installs_it(line: str, expected: list[str]) -> None:
     install = next(found for found in command_lines(README) if found.startswith("eval"))
-    # The function that bash calls at the tab key, as it was registered.
+    # Calls the registered function as bash does when the tab key is pressed.
     script = f"""
     {install}
     registered=$(complete -p covid-xray); function=${{registered##*-F }}; function=${{function%% *}}
@@ -159,7 +250,7 @@ def test_completion_in_zsh() -> None:
     before = re.search(r"`(autoload [^`]+)`", README.read_text(encoding="utf-8"))
     assert before is not None
     shell = pexpect.spawn("zsh", ["-f", "-i"], env={**environment(), "TERM": "dumb"}, encoding="utf-8", timeout=60)
-    # Whoever owns the folders of zsh's own functions: not what is tested.
+    # -u: the owner of zsh's function folders does not matter here.
     for line in (before[1].replace("&& compinit", "&& compinit -u"), install, "echo rea''dy"):
         shell.sendline(line)
     shell.expect_exact("\nready")
@@ -189,10 +280,10 @@ def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
         )
         assert result.returncode == 0, f"{line}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
         assert "Traceback" not in result.stderr, line
-    for made in (
+    for file in (
         "prepared/manifest.csv",
         "outputs/audit/audit.json",
         "outputs/mine/metrics.json",
         "outputs/find-lr/find_lr.png",
     ):
-        assert (tmp_path / made).is_file(), made
+        assert (tmp_path / file).is_file(), file

@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -211,10 +212,10 @@ def test_settings_out_of_range_are_refused(settings: dict[str, object], message:
 def test_configured_schedules_have_the_settings(name: str) -> None:
     """A config group that sets a rate or size by phase would keep ``rates`` and ``sizes`` from having an effect."""
     folder = Path(__file__).parent.parent / "conf/schedule"
-    settings = OmegaConf.load(folder / f"{name}.yaml")
+    settings: Any = OmegaConf.load(folder / f"{name}.yaml")
     while "defaults" in settings:
         settings = OmegaConf.merge(OmegaConf.load(folder / f"{settings.pop('defaults')[0]}.yaml"), settings)
-    node = OmegaConf.to_container(settings)
+    node: Any = OmegaConf.to_container(settings)
     assert node.pop("_target_") == "covid_xray.schedule.Schedule"
     node |= {"lr_scale": 3.0, "rates": "uniform", "sizes": "last"}
     schedule, plain = Schedule(**node), Schedule(node["phases"])

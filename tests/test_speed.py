@@ -1,4 +1,4 @@
-"""The scripts that measure speed, on sizes at which nothing is worth measuring."""
+"""The scripts that measure speed run, on small sizes."""
 
 import csv
 import shutil
@@ -32,14 +32,20 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_phantoms_where_there_are_no_real_images(
-    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_phantoms_replace_real_images(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "REAL", tmp_path / "nowhere")
     monkeypatch.setattr(bench, "SPLITS", {"train": 4, "val": 3, "test": 2})
     bench.make_images(tmp_path / "images")
     found = [file.relative_to(tmp_path / "images").parts[0] for file in tmp_path.rglob("*.png")]
     assert sorted(found) == ["test"] * 2 + ["train"] * 4 + ["val"] * 3
+
+
+def test_rows_of_other_scenarios_are_kept(bench: ModuleType, tmp_path: Path) -> None:
+    lines = (SPEED / "results.csv").read_text(encoding="utf-8").splitlines()
+    bench.write_table(tmp_path / "kept.csv", bench.read_others(SPEED / "results.csv", ["unfrozen 224"]))
+    kept = [line for line in lines if not line.startswith("unfrozen 224,")]
+    assert 1 < len(kept) < len(lines)
+    assert (tmp_path / "kept.csv").read_text(encoding="utf-8").splitlines() == kept
 
 
 def test_results_are_drawn(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +56,7 @@ def test_results_are_drawn(bench: ModuleType, tmp_path: Path, monkeypatch: pytes
     draw.main()
     picture = plt.imread(tmp_path / "speed.png")
     blue = np.all(np.abs(picture[..., :3] - to_rgb(COLOURS[0])) < 0.02, axis=-1)
-    assert blue.sum() > 1000, "our bars are not there"
+    assert blue.sum() > 1000, "the bars of covid-xray are missing"
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from covid_xray.errors import UserError
-from covid_xray.runs.config import Config, build
+from covid_xray.runs.config import Config, build, checkpoint_of
 from covid_xray.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def build_data(config: Config, schedule: Schedule) -> "XrayDataModule":
     files, cache = records["file"].tolist(), cache_folder(settings["cache"])
     images = read_images(files, settings["audit_cache"], cache, schedule.max_image_size)
     records = build(config, "split", records=records, images=images, seed=config["seed"])
-    data = XrayDataModule(records, schedule, augment, seed=config["seed"], images=images, **settings)
+    sampler = build(config, "sampler")
+    data = XrayDataModule(records, schedule, augment, seed=config["seed"], sampler=sampler, images=images, **settings)
     data.setup()
     return data
 
@@ -88,15 +89,19 @@ def build_module(config: Config, data: "XrayDataModule", pretrained: bool = True
     lightning.seed_everything(config["seed"], verbose=False)
     network = build(config, "model", num_classes=data.num_classes)
     if pretrained and config["weights"] is not None:
-        load_weights(network, str(config["weights"]))
+        load_weights(network, checkpoint_of(str(config["weights"])))
+    mean, std = data.statistics(network)
     return XrayClassifier(
         network,
         data.schedule,
         data.class_names,
         _factory(config["optimizer"], "optimizer"),
-        *data.statistics(),
-        config["compile"],
-        config["mask_centre"],
+        mean=mean,
+        std=std,
+        compile_mode=config["compile"],
+        mask_centre=config["mask_centre"],
+        loss=build(config, "loss", class_counts=data.class_counts()),
+        mixing=build(config, "mixing", num_classes=data.num_classes) if config.get("mixing") else None,
     )
 
 

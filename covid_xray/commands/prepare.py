@@ -1,13 +1,11 @@
 """Turn a downloaded collection into a checked manifest to train on."""
 
-import re
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from covid_xray.errors import UserError
+from covid_xray.errors import UserError, override
 
 if TYPE_CHECKING:
     from covid_xray.data.prepare import Prepared
@@ -28,6 +26,7 @@ def run(cfg: DictConfig) -> None:
         views=views,
         patient_regex=cfg.patient_regex,
         min_size=cfg.min_size,
+        max_rejected=cfg.max_rejected,
         workers=cfg.num_workers,
     )
     _show(prepared)
@@ -51,12 +50,4 @@ def _show(prepared: "Prepared") -> None:
         console.print(f"Rejected: {count} x {reason}")
     console.print(f"Rejected in total: {len(rejected)} of {len(accepted) + len(rejected)}, listed in rejected.csv")
     console.print(f"Manifest: {prepared.manifest}")
-    console.print(f"Train:    covid-xray train data=manifest {_override('data.manifest', str(prepared.manifest))}")
-
-
-def _override(key: str, value: str) -> str:
-    """Return a setting as typed in a shell; Hydra requires double quotes around special characters."""
-    if re.fullmatch(r"[\w./~-]+", value, re.ASCII):
-        return f"{key}={value}"
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return shlex.quote(f'{key}="{escaped}"')
+    console.print(f"Train:    covid-xray train data=manifest {override('data.manifest', str(prepared.manifest))}")

@@ -1,5 +1,6 @@
 """Train a network through all phases of a schedule, then test it; the same command continues a stopped run."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ def run(cfg: DictConfig) -> float:
     callbacks, logger = build_callbacks(config), build_logger(config)
     data = build_data(config, schedule)
     _check_objective(config["objective"], data.class_names)
-    continues = config["resume"] == "auto" and folder.last.is_file()
+    continues = config["resume"] == "auto" and folder.begun
     module = build_module(config, data, pretrained=not continues)
     if is_main_process():
         _introduce(config, folder, data, continues)
@@ -67,7 +68,8 @@ def run(cfg: DictConfig) -> float:
         )
     except TrainingStopped as stop:
         if is_main_process():
-            print(f"\nStopped; the state is saved in {folder.last}. The same command continues.")
+            saved = f"the state is saved in {folder.last}" if folder.begun else "no step is finished yet"
+            print(f"\nStopped; {saved}. The same command continues.")
         raise SystemExit(128 + stop.signum) from None
     if is_main_process():
         _summarise(config, folder, module, metrics)
@@ -106,6 +108,7 @@ def _introduce(config: Config, folder: RunFolder, data: "XrayDataModule", contin
     )
     print(f"{'Continuing' if continues else 'Run'}: {folder.path}")
     print(f"Images (train/val/test): {classes}")
+    print(f"Patients (train/val/test): {'/'.join(map(str, data.patient_counts()))}")
     for warning in data.audit.warnings():
         print(f"Warning: {warning}")
     if config["allow_leakage"] and (leaks := data.audit.leaks()):
@@ -122,9 +125,10 @@ def _summarise(config: Config, folder: RunFolder, module: "XrayClassifier", metr
     for column in ("", *names, "recall"):
         table.add_column(Text(column), justify="right")
     for name, row in zip(names, confusion.tolist(), strict=True):
-        table.add_row(Text(name), *map(str, row), f"{metrics[f'test/recall/{name}']:.1%}")
+        recall = metrics.get(f"test/recall/{name}", math.nan)
+        table.add_row(Text(name), *map(str, row), "undefined" if math.isnan(recall) else f"{recall:.1%}")
     Console(highlight=False).print(table)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"Test accuracy {metrics['test/accuracy']:.1%} on {int(confusion.sum())} images, "
         f"weighted F1 {metrics['test/f1_weighted']:.3f} ({config['checkpoint']['select']} checkpoint, "
@@ -133,6 +137,7 @@ def _summarise(config: Config, folder: RunFolder, module: "XrayClassifier", metr
     if metrics["leaks"]:
         unseen = metrics.get("unseen/accuracy")
         corrected = f"; on test patients that are not in training: {unseen:.1%}" if unseen is not None else ""
-        console.print(f"[bold]LEAKED: test images or patients are in training, so this is too good{corrected}[/bold]")
+        text = f"LEAKED: test images or patients are in training, so this is too good{corrected}"
+        console.print(text, style="bold")
     print(f"Metrics:   {folder.metrics}\nCurves:    tensorboard --logdir {folder.path}")
     print("Research only: not for diagnosis.")

@@ -24,6 +24,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no request to the netw
 import albumentations as A
 
 Matrix = NDArray[np.float64]
+# Albumentations' transforms that read files, or call functions, that their settings name.
+_OPENS_FILES = ("FDA", "HistogramMatching", "Lambda", "PixelDistributionAdaptation", "TemplateTransform", "TextImage")
 _THREAD = threading.local()
 _CORNERS = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]], dtype=np.float32)
 
@@ -56,6 +58,18 @@ class Augmentation:
                 writeable = image if image.flags.writeable else image.copy()  # some transforms change it in place
                 image = transform(image=writeable, size=size)["image"]
         return resize(image, size)
+
+
+def is_albumentations(name: str) -> bool:
+    """Whether an import path is that of a transform of albumentations that opens no file.
+
+    The path may come from anyone. It is compared and never imported, because modules of albumentations lead to ``os``.
+    """
+    last = name.rpartition(".")[2]
+    found = None if last in _OPENS_FILES else getattr(A, last, None)
+    if not (isinstance(found, type) and issubclass(found, A.BasicTransform | A.BaseCompose)):
+        return False
+    return name in (f"albumentations.{last}", f"{found.__module__}.{last}")
 
 
 def seeded_generator(seed: tuple[int, ...]) -> np.random.Generator:

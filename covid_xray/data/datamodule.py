@@ -21,7 +21,7 @@ from covid_xray.data.augmentation import Augmentation
 from covid_xray.data.cache import Images, read_images
 from covid_xray.data.dataset import XrayDataset, collate
 from covid_xray.data.loader import TimedLoader
-from covid_xray.data.sampling import EvalBatches, TrainBatches
+from covid_xray.data.sampling import EvalBatches, Order, TrainBatches
 from covid_xray.data.split import SPLITS
 from covid_xray.errors import UserError
 from covid_xray.schedule import Phase, Schedule
@@ -45,6 +45,7 @@ class XrayDataModule(LightningDataModule):
         cache: Folder of images resized once to the schedule's largest size, or ``off``; see `covid_xray.data.cache`.
             It changes no pixel: without it, every image is read and resized to that size every time.
         audit_cache: Folder that keeps what the audit needs of every image; None: read every image again.
+        sampler: Which training images come in which order; None: `covid_xray.data.sampling.Shuffled`.
         images: What `covid_xray.data.cache.read_images` read already; None: read it in ``prepare_data``.
 
     Attributes:
@@ -69,6 +70,7 @@ class XrayDataModule(LightningDataModule):
         num_workers: int | None = None,
         cache: str | bool | None = None,
         audit_cache: str | None = None,
+        sampler: Order | None = None,
         images: Images | None = None,
     ) -> None:
         super().__init__()
@@ -85,6 +87,7 @@ class XrayDataModule(LightningDataModule):
         self.normalization = normalization
         self.num_workers = default_workers() if num_workers is None else num_workers
         self.cache, self.audit_cache = cache_folder(cache), audit_cache
+        self.sampler = sampler
         self._images = images
         self._loaders: dict[str, TimedLoader] = {}
         n_train = int((records["split"] == "train").sum())
@@ -174,12 +177,16 @@ class XrayDataModule(LightningDataModule):
         last = list(self.schedule.phases.values())[-1]
         return [self._eval_loader(name, table, last) for name, table in self.test_sets().items()]
 
-    def statistics(self) -> tuple[Sequence[float], Sequence[float]]:
-        """Mean and standard deviation per channel, of pixels in [0, 1], for the normalisation of images."""
+    def statistics(self, network: object = None) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and standard deviation per channel, of pixels in [0, 1], for the normalisation of images.
+
+        Args:
+            network: If it has ``mean`` and ``std``, those of its pretraining, they take the place of ImageNet's.
+        """
         if self.normalization == "imagenet":
-            return IMAGENET_MEAN, IMAGENET_STD
+            return getattr(network, "mean", IMAGENET_MEAN), getattr(network, "std", IMAGENET_STD)
         phase, table = self.schedule.at(0).phase, self.subset("train")
-        batches = TrainBatches(len(table), self.seed)
+        batches = TrainBatches(table["label"].tolist(), self.seed, order=self.sampler)
         batches.begin(0, phase.batch_size, phase.image_size)
         pixels = self.dataset(table).__getitems__(next(iter(batches)))[0].numpy() / 255
         return (float(pixels.mean()),) * 3, (float(pixels.std()),) * 3
@@ -194,9 +201,18 @@ class XrayDataModule(LightningDataModule):
         text: str = table.sort_values("path", kind="stable")[columns].to_csv(index=False, lineterminator="\n")
         return text
 
+    def class_counts(self) -> dict[str, int]:
+        """Training images by class, in the order of the logits."""
+        counts = self.subset("train")["label"].value_counts()
+        return {name: int(counts[name]) for name in self.class_names}
+
     def counts(self) -> pd.DataFrame:
         """Images per class (rows) and split (columns)."""
         return pd.crosstab(self.records["label"], self.records["split"]).reindex(columns=list(SPLITS), fill_value=0)
+
+    def patient_counts(self) -> list[int]:
+        """Patients of each split; an image whose patient is not known counts as one."""
+        return [self.records["patient_id"][self.records["split"] == split].nunique() for split in SPLITS]
 
     def _progress(self) -> tuple[int, int]:
         """Epoch, and number of its finished batches: more than 0 only where a run resumes within an epoch."""
@@ -219,7 +235,7 @@ class XrayDataModule(LightningDataModule):
             dataset, (rank, world_size) = self.dataset(table), self._ranks()
             sampler: TrainBatches | EvalBatches
             if name == "train":
-                sampler = TrainBatches(len(dataset), self.seed, rank, world_size)
+                sampler = TrainBatches(table["label"].tolist(), self.seed, rank, world_size, self.sampler)
             else:
                 sampler = EvalBatches(len(dataset), rank, world_size)
             self._loaders[name] = TimedLoader(

@@ -8,10 +8,19 @@ from pathlib import Path
 import pandas as pd
 
 from covid_xray.data.images.read import EXTENSIONS
-from covid_xray.data.records import COLUMNS, SPLIT_NAMES, check_class_names, map_classes
+from covid_xray.data.records import (
+    COLUMNS,
+    SPLIT_NAMES,
+    check_class_names,
+    check_patients,
+    check_text,
+    class_map_text,
+    map_classes,
+)
 from covid_xray.errors import UserError
 
 HIDDEN = re.compile(r"\.|__MACOSX$")  # files that programs create, such as ._1.png and .ipynb_checkpoints
+_MASKS = re.compile(r"(.*[ _-])?masks?$", re.IGNORECASE)
 _SHOWN = 3
 
 
@@ -22,47 +31,51 @@ def read_folder(
 
     Args:
         root: See `list_folder`.
-        patient_regex: See `list_folder`.
+        patient_regex: See `find_patients`. Without it, every image is its own patient.
         class_map: See `covid_xray.data.records.map_classes`.
 
     Raises:
-        UserError: As `list_folder`, or if two class names differ only in case, spaces, hyphens or underscores.
+        UserError: As `list_folder`, `find_patients`, `covid_xray.data.records.check_class_names` and `check_patients`.
     """
-    table, left_out = list_folder(root, patient_regex)
+    compile_patient_regex(patient_regex)
+    table, left_out = list_folder(root)
+    if patient_regex is not None:
+        table["patient_id"] = find_patients(table["path"], patient_regex, table["patient_id"], f"data.root={root}")
     for reason in dict.fromkeys(left_out.values()):
         paths = [path for path, why in left_out.items() if why == reason]
         more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
         print(f"data.root={root}: left out because {reason}: {', '.join(map(repr, paths[:_SHOWN]))}{more}")
     table = map_classes(table, class_map) if class_map else table
+    check_text(table)
     check_class_names(table["label"])
+    check_patients(table)
     table.attrs["reader"] = {
         "_target_": "covid_xray.data.folder.read_folder",
         "root": str(root),
         "patient_regex": patient_regex,
-        "class_map": dict(class_map) if class_map else None,
+        "class_map": class_map_text(class_map) if class_map else None,
     }
     return table
 
 
-def list_folder(root: str | Path, patient_regex: str | None = None) -> tuple[pd.DataFrame, dict[str, str]]:
+def list_folder(root: str | Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """List the images in ``<class>/`` folders, or in ``train|val|test/<class>/`` folders, and in their subfolders.
 
     Args:
-        root: The folder that contains them. The names ``train``, ``val`` and ``test`` are case-insensitive.
-        patient_regex: Regular expression with one group that matches the patient's id in a file name. Without it, and
-            where it does not match, every image is its own patient.
+        root: The folder that contains them. The names of the splits are case-insensitive; ``training``, ``valid``,
+            ``validation`` and ``testing`` are names too.
 
     Returns:
-        The records, and the reason for each path that is left out: images outside class folders, files in a class
-        folder without the extension of an image, hidden images, and hidden, linked and empty folders.
+        The records, each image its own patient, and the reason for each path that is left out: images outside class
+        folders, files in a class folder without the extension of an image, hidden images, hidden, linked and empty
+        folders, and folders of masks.
 
     Raises:
-        UserError: If the folder is missing, cannot be read or has no images, or the expression is not valid.
+        UserError: If the folder is missing, cannot be read or has no images.
     """
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"data.root={root} is no folder")
-    pattern = compile_patient_regex(patient_regex)
     has_splits = any(name.lower() in SPLIT_NAMES for name in _folders(root))
     depth = 2 if has_splits else 1  # of a class folder
     rows = []
@@ -84,14 +97,44 @@ def list_folder(root: str | Path, patient_regex: str | None = None) -> tuple[pd.
             left_out[relative] = "it is hidden"
         else:
             split = SPLIT_NAMES[parts[0].lower()] if has_splits else ""
-            match = pattern.search(parts[-1]) if pattern else None
-            patient = match[1] if match and match[1] else relative
-            rows.append((relative, str((root / relative).absolute()), parts[depth - 1], patient, "", split))
+            rows.append((relative, str((root / relative).absolute()), parts[depth - 1], relative, "", split))
             empty.discard("/".join([*parts[:depth], ""]))
     if not rows:
         raise UserError(f"data.root={root} holds no images; expected <class>/ or train|val|test/<class>/ folders")
     left_out |= dict.fromkeys(sorted(empty), "it contains no images")
     return pd.DataFrame(rows, columns=list(COLUMNS)), left_out
+
+
+def find_patients(paths: pd.Series, regex: str, default: pd.Series, where: str) -> pd.Series:
+    """Find the patient in each path: in the name of the file, or else in the path with its folders.
+
+    Args:
+        paths: Paths relative to the folder of the data, with forward slashes.
+        regex: Regular expression with one group that matches the patient's id.
+        default: Patient of each path that has none; their number is printed.
+        where: The setting that names the data, for messages.
+
+    Raises:
+        UserError: If the expression is not valid, or no path contains a patient.
+    """
+    pattern = compile_patient_regex(regex)
+    assert pattern is not None
+
+    def patient(path: str) -> str:
+        matches = (pattern.search(text) for text in (path.rsplit("/", 1)[-1], path))
+        return next((match[1] for match in matches if match and match[1]), "")
+
+    found = paths.map(patient)
+    missed = found == ""
+    if missed.all():
+        raise UserError(
+            f"data.patient_regex={regex!r} finds no patient in any path of {where}, for example {paths.iloc[0]!r}; "
+            f"correct it, or leave it out if every image is of another patient"
+        )
+    if missed.any():
+        first = paths[missed].iloc[0]
+        print(f"data.patient_regex finds no patient in {missed.sum()} of {len(paths)} paths of {where}: {first!r}, ...")
+    return found.where(~missed, default)
 
 
 def compile_patient_regex(regex: str | None) -> re.Pattern[str] | None:
@@ -132,8 +175,11 @@ def _walk(root: Path, depth: int, left_out: dict[str, str]) -> list[str]:
         start = "" if Path(place) == root else Path(place).relative_to(root).as_posix() + "/"
         for name in list(folders):
             hidden = HIDDEN.match(name)
-            if hidden or (start.count("/") >= depth and (Path(place) / name).is_symlink()):
+            in_class = start.count("/") >= depth
+            masks, link = in_class and _MASKS.match(name), in_class and (Path(place) / name).is_symlink()
+            if hidden or masks or link:
                 folders.remove(name)
-                left_out[f"{start}{name}/"] = "it is hidden" if hidden else "it is a link to a folder"
+                reason = "is hidden" if hidden else "contains masks" if masks else "is a link to a folder"
+                left_out[f"{start}{name}/"] = f"it {reason}"
         found += [start + name for name in files] + [f"{start}{name}/" for name in folders]
     return sorted(found)

@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from covid_xray.data.records import SPLIT_NAMES, check_class_names, check_rows, map_classes
+from covid_xray.data.records import (
+    SPLIT_NAMES,
+    check_class_names,
+    check_patients,
+    check_rows,
+    check_text,
+    class_map_text,
+    map_classes,
+    plain_patient,
+    standard_names,
+)
 from covid_xray.errors import UserError
 
 _MISSING = ("nan", "na", "n/a", "#n/a", "<na>", "null")  # what programs write for a missing value
@@ -20,6 +30,7 @@ def read_manifest(
     manifest: str | Path | Sequence[str | Path],
     class_map: Mapping[str, str | None] | None = None,
     classes: Sequence[str] | None = None,
+    same_patients: bool = False,
 ) -> pd.DataFrame:
     """Read one or several manifests into records.
 
@@ -30,11 +41,13 @@ def read_manifest(
             With several manifests, each path is prefixed with the name of its manifest's folder.
         class_map: See `covid_xray.data.records.map_classes`.
         classes: Allowed classes, after ``class_map``; None allows any.
+        same_patients: Whether an id that is in manifests of several folders is one patient. By default it is another
+            patient in each folder: the name of the folder is put before such an id, and their number is printed.
 
     Raises:
         UserError: Naming file, row and column, if a manifest cannot be read, a column is missing or there twice, a
-            value is missing or unknown, an image is listed twice or does not exist, or two class names differ only in
-            case, spaces, hyphens or underscores.
+            value is missing or unknown, an image is listed twice or does not exist, or two class names or patient ids
+            differ only in their spelling (`covid_xray.data.records.check_class_names`, `check_patients`).
     """
     one = manifest if isinstance(manifest, str | Path) else None
     files = [one] if one is not None else list(manifest) if isinstance(manifest, Sequence) else []
@@ -42,21 +55,31 @@ def read_manifest(
         raise UserError(f"data.manifest must be a CSV file or a list of them, not {manifest!r}")
     tables = [_read_csv(Path(file)) for file in files]
     if len(tables) > 1:
-        for prefix, table in zip(_prefixes(files), tables, strict=True):
+        prefixes = _prefixes(files)
+        shared = set() if same_patients else _shared_patients(prefixes, tables)
+        for prefix, table in zip(prefixes, tables, strict=True):
+            own = table["patient_id"] == table["path"]
             table["path"] = [os.path.join(prefix, path) for path in table["path"]]  # noqa: PTH118
+            again = table["patient_id"].map(plain_patient).isin(shared) & ~own
+            table["patient_id"] = table["patient_id"].mask(again, f"{prefix}/" + table["patient_id"])
+            table["patient_id"] = table["patient_id"].mask(own, table["path"])
     table = pd.concat(tables, ignore_index=True).fillna("")
     if (again := _twice(table)).any():
         raise UserError(f"data.manifest: {table['file'][again].iloc[0]} is listed in two manifests; remove it from one")
     table = map_classes(table, class_map) if class_map else table
-    if classes is not None and not (known := table["label"].isin(list(classes))).all():
+    names = None if classes is None else [str(name) for name in classes]
+    if names is not None and not (known := table["label"].isin(names)).all():
         row = table[~known].iloc[0]
-        raise UserError(f"{row['path']} has the unknown label {row['label']!r}; data.classes are {', '.join(classes)}")
+        raise UserError(f"{row['path']} has the unknown label {row['label']!r}; data.classes are {', '.join(names)}")
+    check_text(table)
     check_class_names(table["label"])
+    check_patients(table)
     table.attrs["reader"] = {
         "_target_": "covid_xray.data.manifest.read_manifest",
         "manifest": [str(file) for file in files] if one is None else str(one),
-        "class_map": dict(class_map) if class_map else None,
-        "classes": None if classes is None else list(classes),
+        "class_map": class_map_text(class_map) if class_map else None,
+        "classes": names,
+        "same_patients": same_patients,
     }
     return table
 
@@ -69,6 +92,26 @@ def _prefixes(files: Sequence[str | Path]) -> list[str]:
         taken = sum(other.name == folder.name for other in names if other != folder)
         names.setdefault(folder, f"{folder.name}-{taken + 1}" if taken else folder.name)
     return [names[folder] for folder in folders]
+
+
+def _shared_patients(prefixes: Sequence[str], tables: Sequence[pd.DataFrame]) -> set[str]:
+    """Return the plain ids that are in the manifests of several folders, and print their number."""
+    folders: dict[str, set[str]] = {}
+    examples: dict[str, str] = {}
+    for prefix, table in zip(prefixes, tables, strict=True):
+        for patient in table["patient_id"][table["patient_id"] != table["path"]].unique():
+            plain = plain_patient(patient)
+            folders.setdefault(plain, set()).add(prefix)
+            examples.setdefault(plain, patient)
+    shared = {plain for plain, found in folders.items() if len(found) > 1}
+    if shared:
+        first = min(shared)
+        print(
+            f"Warning: {len(shared)} patient ids, such as {examples[first]!r}, are in the manifests of several folders "
+            f"({', '.join(sorted(folders[first]))}). They count as different patients; if they are the same, set "
+            "data.same_patients=true."
+        )
+    return shared
 
 
 def _read_csv(file: Path) -> pd.DataFrame:
@@ -106,6 +149,8 @@ def _parse(file: Path) -> pd.DataFrame:
             rows = csv.reader(lines)
             header = [name.strip() for name in next((row for row in rows if any(row)), [])]
             above = rows.line_num  # header and blank lines before it
+        names = standard_names(header)
+        header = [names.get(name, name) for name in header]
         if not header:
             raise UserError(f"manifest {file} is empty; it must have the columns path and label")
         if twice := [name for name in header if header.count(name) > 1]:

@@ -77,6 +77,17 @@ def draw_phantoms(
     return table
 
 
+def find_phantoms(
+    root: str | Path, patients: int, images_per_patient: int, size: int, phantom_seed: int = 0
+) -> pd.DataFrame:
+    """Read a set of phantoms as `draw_phantoms`, but draw nothing.
+
+    Raises:
+        UserError: If the set was not drawn before.
+    """
+    return read_manifest(phantom_manifest(root, patients, images_per_patient, size, phantom_seed))
+
+
 def make_phantoms(folder: str | Path, patients: int, images_per_patient: int, size: int, seed: int) -> Path:
     """Draw a set of phantoms, or find the set with the same settings that was drawn before.
 
@@ -93,18 +104,10 @@ def make_phantoms(folder: str | Path, patients: int, images_per_patient: int, si
     Raises:
         UserError: If a setting is out of range.
     """
-    for key, value, least in (
-        ("patients", patients, 3),
-        ("images_per_patient", images_per_patient, 1),
-        ("size", size, 32),
-        ("phantom_seed", seed, 0),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"data.{key} must be a whole number of at least {least}, not {value!r}")
-    target = Path(folder) / f"v{_VERSION}-{patients}x{images_per_patient}-{size}px-seed{seed}"
-    manifest = target / "manifest.csv"
+    manifest = phantom_manifest(folder, patients, images_per_patient, size, seed)
     if manifest.is_file():
         return manifest
+    target = manifest.parent
     draft = Path(f"{target}.{os.getpid()}.draft")  # another process may draw the same set at the same time
     draft.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -126,6 +129,23 @@ def make_phantoms(folder: str | Path, patients: int, images_per_patient: int, si
             raise
         shutil.rmtree(draft)  # another process was faster
     return manifest
+
+
+def phantom_manifest(folder: str | Path, patients: int, images_per_patient: int, size: int, seed: int) -> Path:
+    """Path of the manifest of a set, drawn or not; the arguments are those of `make_phantoms`.
+
+    Raises:
+        UserError: If a setting is out of range.
+    """
+    for key, value, least, most in (
+        ("patients", patients, 3, 10**6),
+        ("images_per_patient", images_per_patient, 1, 1000),
+        ("size", size, 32, 4096),
+        ("phantom_seed", seed, 0, 2**31),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise UserError(f"data.{key} must be a whole number from {least} to {most}, not {value!r}")
+    return Path(folder) / f"v{_VERSION}-{patients}x{images_per_patient}-{size}px-seed{seed}" / "manifest.csv"
 
 
 def _posed_grid(rng: np.random.Generator, size: int) -> tuple[Plane, Plane]:

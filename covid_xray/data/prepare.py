@@ -1,6 +1,7 @@
 """Turns a downloaded collection into a checked manifest, without changing the collection."""
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +10,17 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from covid_xray.data.folder import compile_patient_regex
-from covid_xray.data.images.grey import ImageError
+from covid_xray.data.folder import compile_patient_regex, find_patients
+from covid_xray.data.images.grey import ImageError, read_bytes
 from covid_xray.data.images.read import read_image
 from covid_xray.data.importers import importer
 from covid_xray.data.parallel import map_files
-from covid_xray.errors import UserError
-from covid_xray.files import write_atomically
+from covid_xray.errors import CONTROL, UserError
+from covid_xray.files import spreadsheet_text, write_atomically
 
 _COLUMNS = ("path", "label", "patient_id", "source", "view", "sha256", "width", "height")
+# Beginnings of the reasons of what is left out on purpose.
+_ON_PURPOSE = ("its view is not one of", "it is a CT", "it is hidden", "it contains ", "it is a link to a folder")
 _TEXT = ("path", "label", "patient_id", "source", "view", "split", "row", "reason")
 
 
@@ -53,6 +56,7 @@ def prepare(
     views: Sequence[str] | None = None,
     patient_regex: str | None = None,
     min_size: int = 32,
+    max_rejected: float = 0.05,
     workers: int | None = None,
 ) -> Prepared:
     """Read a collection, check every image, and write ``manifest.csv`` and ``rejected.csv``.
@@ -63,27 +67,34 @@ def prepare(
         output: Folder for the two files; paths in the manifest are relative to it.
         splits: ``given`` keeps the publisher's split, ``none`` removes it.
         views: Views to keep, such as PA and AP; None keeps all.
-        patient_regex: Regular expression with one group that matches the patient in a file name. Where it does not
-            match, the importer's patient is kept.
+        patient_regex: See `covid_xray.data.folder.find_patients`. Where it does not match, the importer's patient is
+            kept.
         min_size: Minimum number of pixels of the shorter side.
+        max_rejected: Maximum share of the images that may be rejected. Those that are left out on purpose do not count:
+            other views, CT, hidden files, and folders of masks.
         workers: Number of threads; see `covid_xray.data.parallel.map_files`.
 
     Raises:
-        UserError: If a setting is not valid, the source does not have the expected layout, or all images are rejected.
+        UserError: If a setting is not valid, the source does not have the expected layout, or more images are rejected
+            than ``max_rejected`` allows; then ``rejected.csv`` is written, and no manifest.
     """
-    read, pattern = importer(dataset), compile_patient_regex(patient_regex)
+    read = importer(dataset)
+    compile_patient_regex(patient_regex)
     if splits not in ("given", "none"):
         raise UserError(f"splits must be given or none, not {splits!r}")
     if isinstance(min_size, bool) or not isinstance(min_size, int) or min_size < 1:
         raise UserError(f"min_size must be a whole number of at least 1, not {min_size!r}")
+    if isinstance(max_rejected, bool) or not isinstance(max_rejected, int | float) or not 0 <= max_rejected <= 1:
+        raise UserError(f"max_rejected must be from 0 to 1, not {max_rejected!r}")
     if not source.is_dir():
         raise UserError(f"source={source} is not a folder; give the folder of the {dataset} collection")
     table = _complete(read(source), source)
     if splits == "none":
         table["split"] = ""
-    if pattern:
-        found = table["path"].map(lambda path: match[1] if (match := pattern.search(Path(path).name)) else "")
-        table["patient_id"] = found.where(found.fillna("") != "", table["patient_id"])
+    if patient_regex is not None:
+        listed = table["reason"] == ""
+        found = find_patients(table["path"][listed], patient_regex, table["patient_id"][listed], f"source={source}")
+        table["patient_id"] = found.reindex(table.index).fillna(table["patient_id"])
     table = _check(_reject_rows(table, source, views), min_size, workers)
     table["path"] = _relative(table["file"].tolist(), output)
     good = table["reason"] == ""
@@ -91,26 +102,37 @@ def prepare(
     extra = [name for name in table if name not in (*_COLUMNS, "file", "reason", "row")]
     accepted = table.loc[good, [*_COLUMNS, *(name for name in extra if name != "split" or table["split"].any())]]
     rejected = table.loc[~good, ["path", "label", "row", "reason"]]
-    _write(output / "rejected.csv", rejected)
+    _write(output / "rejected.csv", rejected.map(spreadsheet_text))
     if accepted.empty:
         first = f"; the first: {rejected['path'].iloc[0]}: {rejected['reason'].iloc[0]}" if len(rejected) else ""
         raise UserError(
             f"source={source} has no usable images ({len(rejected)} rejected, see {output / 'rejected.csv'}{first})"
         )
+    _refuse_rejected(dataset, rejected, len(table), max_rejected, output)
     _write(output / "manifest.csv", accepted.sort_values("path", kind="stable"))
     return Prepared(accepted, rejected, output / "manifest.csv")
+
+
+def _refuse_rejected(dataset: str, rejected: pd.DataFrame, images: int, max_rejected: float, output: Path) -> None:
+    on_purpose = rejected["reason"].str.startswith(_ON_PURPOSE)
+    lost, images = rejected["reason"][~on_purpose], images - int(on_purpose.sum())
+    if len(lost) > max_rejected * images:
+        reasons = lost.value_counts()
+        allow = math.ceil(len(lost) / images * 100) / 100
+        raise UserError(
+            f"dataset={dataset}: {len(lost)} of {images} images ({len(lost) / images:.1%}) are rejected, more than "
+            f"max_rejected={max_rejected}; most often ({reasons.iloc[0]} times) because {reasons.index[0]}; see "
+            f"{output / 'rejected.csv'}, and complete the source, or accept the loss with max_rejected={allow}"
+        )
 
 
 def check_image(file: str) -> Check:
     """Decode an image and compute the digest of its file."""
     try:
         height, width = read_image(file).shape
-        with open(file, "rb") as content:  # noqa: PTH123
-            return Check(hashlib.file_digest(content, "sha256").hexdigest(), width, height)
+        return Check(hashlib.sha256(read_bytes(file)).hexdigest(), width, height)
     except ImageError as error:
         return Check(reason=error.reason)
-    except OSError as error:
-        return Check(reason=error.strerror or str(error))
 
 
 def _complete(table: pd.DataFrame, source: Path) -> pd.DataFrame:
@@ -128,6 +150,10 @@ def _reject_rows(table: pd.DataFrame, source: Path, views: Sequence[str] | None)
     reasons = [
         (table["path"].str.strip() == "", "it has no path"),
         (~table["file"].str.startswith(root), "it is outside the source"),
+        (
+            table[["path", "label", "patient_id"]].apply(lambda column: column.str.contains(CONTROL)).any(axis=1),
+            "its path, label or patient has a control character or broken text",
+        ),
         (table["label"].str.strip() == "", "its label is missing or unknown"),
         (table["file"].duplicated() & (table["reason"] == ""), "it is listed a second time"),
     ]

@@ -3,11 +3,16 @@
 The samplers keep no training state. The DataModule sets the epoch, the phase and the first batch.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
+
+from covid_xray.errors import UserError
+
+Labels = NDArray[np.str_]
 
 
 class Sample(NamedTuple):
@@ -18,21 +23,93 @@ class Sample(NamedTuple):
     seed: tuple[int, ...] | None
 
 
+class Order(Protocol):
+    """The images of an epoch: numbers of the images, batch after batch; a pure function of its arguments."""
+
+    def __call__(self, labels: Labels, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Numbers (batches * batch_size,) or more; the rest is dropped."""
+        ...
+
+
+class Shuffled:
+    """Every image once."""
+
+    def __call__(self, labels: Labels, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """A permutation."""
+        return rng.permutation(len(labels))
+
+
+class Balanced:
+    """All classes equally often, with as many images per epoch as there are; images of rare classes come repeatedly."""
+
+    def __call__(self, labels: Labels, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Classes drawn with equal probability, then the next image of the class."""
+        classes = np.unique(labels)
+        return _take(labels, classes[rng.integers(len(classes), size=len(labels))], rng)
+
+
+class BatchShare:
+    """A fixed share of one class in every batch; the rest of the batch are images of the other classes, each once.
+
+    Args:
+        class_name: The class.
+        share: Its share of every batch, above 0 and below 1.
+
+    Raises:
+        UserError: If the share is out of range.
+
+    Source: COVID-Net's training (``covid_percent``).
+    """
+
+    def __init__(self, class_name: str, share: float = 0.3) -> None:
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+            raise UserError(f"sampler.share must be above 0 and below 1, not {share!r}")
+        self.class_name, self.share = class_name, float(share)
+
+    def __call__(self, labels: Labels, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Shuffled batches with the same number of the class in each."""
+        if self.class_name not in labels:
+            raise UserError(
+                f"sampler.class_name={self.class_name!r} is no class; use one of {', '.join(np.unique(labels))}"
+            )
+        wanted = min(batch_size - 1, max(1, round(self.share * batch_size)))
+        others = rng.permutation(np.flatnonzero(labels != self.class_name))
+        batches = max(1, len(others) // (batch_size - wanted))
+        others = np.resize(others, batches * (batch_size - wanted)).reshape(batches, -1)
+        names = np.full(batches * wanted, self.class_name, dtype=labels.dtype)
+        chosen = _take(labels, names, rng).reshape(batches, -1)
+        return rng.permuted(np.concatenate([chosen, others], axis=1), axis=1).ravel()
+
+
+def _take(labels: Labels, classes: Labels, rng: np.random.Generator) -> NDArray[np.int64]:
+    """For every entry of ``classes``, an image of that class: all of them once, shuffled, then again."""
+    found = np.zeros(len(classes), dtype=np.int64)
+    for name in np.unique(classes):
+        places, images = np.flatnonzero(classes == name), np.flatnonzero(labels == name)
+        rounds = [rng.permutation(images) for _ in range(-(-len(places) // len(images)))]
+        found[places] = np.concatenate(rounds)[: len(places)]
+    return found
+
+
 class TrainBatches(Sampler[list[Sample]]):
-    """Shuffled batches of an epoch; an incomplete last batch is dropped.
+    """Batches of an epoch; an incomplete last batch is dropped.
 
     The order depends on seed and epoch only. Each batch is divided equally among the processes, so that the optimiser
     sees the same images for any number of processes.
 
     Args:
-        n_images: Number of training images.
+        labels: Class of every training image.
         seed: Seed of the run.
         rank: Number of this process.
         world_size: Number of processes.
+        order: Which images come in which order; None: `Shuffled`.
     """
 
-    def __init__(self, n_images: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        self.n_images, self.seed, self.rank, self.world_size = n_images, seed, rank, world_size
+    def __init__(
+        self, labels: Sequence[str], seed: int, rank: int = 0, world_size: int = 1, order: Order | None = None
+    ) -> None:
+        self.labels, self.seed, self.rank, self.world_size = np.asarray(labels), seed, rank, world_size
+        self.order: Order = Shuffled() if order is None else order
         self.begin(epoch=0, batch_size=1, image_size=1)
 
     def begin(self, epoch: int, batch_size: int, image_size: int, first_batch: int = 0) -> None:
@@ -41,18 +118,33 @@ class TrainBatches(Sampler[list[Sample]]):
 
     def __len__(self) -> int:
         """Number of batches of the whole epoch, including skipped ones, as Lightning counts them."""
-        return self.n_images // self.batch_size
+        return len(self._images()) // self.batch_size
 
     def __iter__(self) -> Iterator[list[Sample]]:
         """Yield the part of every batch that belongs to this process."""
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n_images)
+        images = self._images()
+        repeats = _repeats(images)
         share = self.batch_size // self.world_size
-        for batch in range(self.first_batch, len(self)):
+        for batch in range(self.first_batch, len(images) // self.batch_size):
             first = batch * self.batch_size + self.rank * share
-            yield [self._sample(int(index)) for index in order[first : first + share]]
+            yield [self._sample(int(images[i]), repeats[i]) for i in range(first, first + share)]
 
-    def _sample(self, index: int) -> Sample:
-        return Sample(index, self.image_size, (self.seed, self.epoch, index))
+    def _images(self) -> NDArray[np.int64]:
+        return self.order(self.labels, self.batch_size, np.random.default_rng((self.seed, self.epoch)))
+
+    def _sample(self, index: int, repeat: int) -> Sample:
+        seed = (self.seed, self.epoch, index, repeat) if repeat else (self.seed, self.epoch, index)
+        return Sample(index, self.image_size, seed)
+
+
+def _repeats(images: NDArray[np.int64]) -> list[int]:
+    """How often each entry occurred before it, so that a repeated image is augmented differently."""
+    seen: dict[int, int] = {}
+    found = []
+    for image in images.tolist():
+        found.append(seen.get(image, 0))
+        seen[image] = found[-1] + 1
+    return found
 
 
 class EvalBatches(Sampler[list[Sample]]):

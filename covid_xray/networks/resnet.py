@@ -10,6 +10,7 @@ from covid_xray.networks.heads import fastai_head
 from covid_xray.networks.layer_groups import LayerGroups
 from covid_xray.networks.weights import load_body_weights
 
+_MAX_HIDDEN = 1 << 16  # checked before memory is taken
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
@@ -71,8 +72,8 @@ class TransferResNet(nn.Module):
 def _check(architecture: str, hidden: int, dropout: tuple[float, float]) -> None:
     if architecture not in ARCHITECTURES:
         raise UserError(f"model.architecture={architecture!r} is unknown; use one of {', '.join(ARCHITECTURES)}")
-    if isinstance(hidden, bool) or not isinstance(hidden, int) or hidden < 1:
-        raise UserError(f"model.hidden must be a whole number of at least 1, not {hidden!r}")
+    if isinstance(hidden, bool) or not isinstance(hidden, int) or not 1 <= hidden <= _MAX_HIDDEN:
+        raise UserError(f"model.hidden must be a whole number from 1 to {_MAX_HIDDEN:,}, not {hidden!r}")
     rates = list(dropout) if isinstance(dropout, list | tuple) else []
     if len(rates) != 2 or not all(isinstance(rate, int | float) and 0 <= rate < 1 for rate in rates):
         raise UserError(f"model.dropout must be two numbers from 0 to below 1, not {dropout!r}")

@@ -1,6 +1,10 @@
 """Pretrained weights by torchvision's name or from a local file. Files are read as tensors only, never as code."""
 
 import pickle
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +13,33 @@ from torch import Tensor, nn
 from torchvision import models
 
 from covid_xray.errors import UserError
+from covid_xray.networks.layer_groups import LayeredNetwork
+
+FILE_ENDINGS = (".pt", ".pth", ".safetensors", ".ckpt", ".tar", ".bin")
+# Keys under which published files keep their tensors.
+_NESTED = ("state_dict", "model_state_dict", "model")
 
 
 def load_weights(network: nn.Module, weights: str) -> None:
-    """Load pretrained weights into a network, in place.
+    """Load pretrained weights into a network, in place, and print what matched.
 
     Args:
-        network: A network with a method ``load_weights``.
-        weights: What the network accepts, such as a weights name or a file. ``DEFAULT`` is the network's best known
-            weights, and changes nothing in a network that has none.
+        network: A network with layer groups.
+        weights: A checkpoint or safetensors export of this project: the body, and the head if the number of classes
+            agrees. Or what the network's own ``load_weights`` accepts, such as a weights name or a file. ``DEFAULT`` is
+            the network's best known weights, and changes nothing in a network that has none.
 
     Raises:
         UserError: If the network has no pretrained weights, or they cannot be loaded.
     """
+    path = Path(weights)
+    state = read_state_dict(path) if path.is_file() else {}
+    if any(name.startswith("network.") for name in state):
+        groups = network.layer_groups() if isinstance(network, LayeredNetwork) else {}
+        head = {id(p) for part in list(groups.values())[-1:] for module in part for p in _tensors(module)}
+        optional = [name for name, tensor in network.state_dict(keep_vars=True).items() if id(tensor) in head]
+        load_matching(network, state, weights, optional)
+        return
     load = getattr(network, "load_weights", None)
     if callable(load):
         load(weights)
@@ -47,14 +65,14 @@ def load_body_weights(body: nn.Module, architecture: str, weights: str) -> None:
         weights = entries.DEFAULT.name
     if weights in names:
         state, origin = _fetch(architecture, weights), weights
-    elif Path(weights).suffix in (".pt", ".pth", ".safetensors"):
+    elif Path(weights).is_file() or Path(weights).suffix in FILE_ENDINGS:
         state, origin = read_state_dict(Path(weights)), weights
     else:
         raise UserError(
             f"weights={weights!r} is neither a file (.pt, .pth, .safetensors) nor one of torchvision's weights "
             f"for {architecture} ({', '.join(sorted(names))}); use null for random weights"
         )
-    _load(body, state, architecture, origin)
+    load_matching(body, state, origin, what=architecture)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -71,18 +89,37 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
             state: Any = load_file(path)
         else:
+            _refuse_bomb(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"weights file {path} cannot be read as tensors ({_first_line(error)})") from None
-    except Exception as error:  # safetensors raises its own class, which it does not derive from a standard one
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise UserError(f"weights file {path} is damaged ({_first_line(error)})") from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    except UserError:
+        raise
+    except Exception as error:  # on damaged files torch and safetensors raise nearly any exception
+        code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        reason = f"it names {code[1]} and could run code" if code else f"it is damaged, or no weights: {_cause(error)}"
+        raise UserError(f"weights file {path} cannot be read as tensors ({reason})") from None
+    for key in _NESTED:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    named = isinstance(state, dict) and all(isinstance(key, str) for key in state)
+    if not named or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"weights file {path} holds no state dict (tensors by name)")
     return dict(state)
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of an error; torch's first line about a pickle advises to run its code."""
+    return type(error).__name__ if isinstance(error, pickle.UnpicklingError) else first_line(error)
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Refuse a compressed file that would take much more memory than its size; torch does not compress."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+        if size > 2 * path.stat().st_size:
+            raise UserError(
+                f"weights file {path} is compressed, with {size:,} bytes of content; save it with torch.save"
+            )
 
 
 def _fetch(architecture: str, name: str) -> dict[str, Tensor]:
@@ -92,26 +129,62 @@ def _fetch(architecture: str, name: str) -> dict[str, Tensor]:
         state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"cannot fetch the weights {name} of {architecture} ({_first_line(error)}); with a network, download {url} "
+            f"cannot fetch the weights {name} of {architecture} ({first_line(error)}); with a network, download {url} "
             f"to {target}, or set weights=FILE to a local state dict, or weights=null for random weights"
         ) from None
     return state
 
 
-def _load(body: nn.Module, state: dict[str, Tensor], architecture: str, origin: str) -> None:
-    expected = body.state_dict()
-    found = {name: state[name] for name in expected if name in state and state[name].shape == expected[name].shape}
+def load_matching(
+    module: nn.Module, state: dict[str, Tensor], origin: str, optional: Sequence[str] = (), what: str = "the network"
+) -> None:
+    """Load the tensors that a module expects, under the prefix that most of them have (``module.``, ``model.``, ...).
+
+    Args:
+        module: The module, changed in place.
+        state: Tensors by name; other tensors are not used.
+        origin: Where they come from, for messages.
+        optional: Names that keep their values if they are missing or have another shape, such as those of a new head.
+        what: Name of the module, for messages.
+
+    Raises:
+        UserError: If a tensor that is not optional is missing or has another shape.
+    """
+    expected = module.state_dict()
+    prefixes = Counter(
+        key[: len(key) - len(name)]
+        for key in state
+        for name in (".".join(key.split(".")[i:]) for i in range(key.count(".") + 1))
+        if name in expected
+    )
+    prefix = prefixes.most_common(1)[0][0] if prefixes else ""
+    given = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+    found = {name: given[name] for name in expected if name in given and given[name].shape == expected[name].shape}
+    lost = [name for name in expected if name not in found]
     # Counters of BatchNorm are absent from some published files and matter only for a momentum of None.
-    missing = [name for name in expected if name not in found and not name.endswith("num_batches_tracked")]
+    missing = [name for name in lost if name not in optional and not name.endswith("num_batches_tracked")]
     if missing:
-        wrong_shape = [name for name in missing if name in state]
+        wrong_shape = [name for name in missing if name in given]
         detail = f"; {wrong_shape[0]} has another shape" if wrong_shape else ""
         raise UserError(
-            f"{origin} does not fit {architecture}: {len(found)} of {len(expected)} tensors match, "
+            f"{origin} does not fit {what}: {len(found)} of {len(expected)} tensors match, "
             f"missing {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}{detail}"
         )
-    body.load_state_dict(found, strict=False)
+    module.load_state_dict(found, strict=False)
+    kept = [name for name in lost if name in optional]
+    new = f"; new: {', '.join(kept[:2])}{' ...' if len(kept) > 2 else ''}" if kept else ""
+    print(f"Weights: {len(found)} of {len(expected)} tensors of {what} from {origin}{new}")
 
 
-def _first_line(error: BaseException) -> str:
+def _tensors(part: nn.Module | nn.Parameter) -> Iterator[Tensor]:
+    """Parameters and buffers."""
+    if isinstance(part, nn.Parameter):
+        yield part
+    else:
+        yield from part.parameters()
+        yield from part.buffers()
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's message, at most 200 characters."""
     return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -5,11 +5,12 @@ from matplotlib.figure import Figure
 
 from covid_xray.data.audit.associations import STRONG
 from covid_xray.data.audit.report import AuditReport
+from covid_xray.plots.figure import PlainFigure
 
 
 def audit_figure(report: AuditReport) -> Figure:
     """Cramér's V of every factor with the label, and the images of every class by source."""
-    drawing = Figure(figsize=(11, 4), layout="constrained")
+    drawing = PlainFigure(figsize=(11, 4), layout="constrained")
     FigureCanvasAgg(drawing)
     left, right = drawing.subplots(1, 2)
     known = [row for row in reversed(report.associations) if row["cramers_v"] is not None]

@@ -34,7 +34,7 @@ def show_batch(data: "XrayDataModule", n: int = 12, phase: str | None = None) ->
             break
         first += settings.epochs
     table = data.subset("train")
-    batches = TrainBatches(len(table), data.seed)
+    batches = TrainBatches(table["label"].tolist(), data.seed, order=data.sampler)
     batches.begin(first, phases[name].batch_size, phases[name].image_size)
     samples = next(iter(batches))[:n]
     images, labels = data.dataset(table).__getitems__(samples)

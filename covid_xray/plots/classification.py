@@ -18,6 +18,7 @@ from covid_xray.errors import UserError
 from covid_xray.metrics.calibration import ReliabilityBins
 from covid_xray.metrics.intervals import Interval, wilson_interval
 from covid_xray.metrics.predictions import Predictions
+from covid_xray.plots.figure import PlainFigure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
@@ -110,7 +111,7 @@ def reliability_figure(curves: Mapping[str, ReliabilityBins], errors: Mapping[st
         curves: Bins by name, such as ``as trained`` and ``calibrated``.
         errors: Expected calibration error by the same names; the legend shows it.
     """
-    figure = Figure(figsize=(5.4, 7.2), layout="constrained")
+    figure = PlainFigure(figsize=(5.4, 7.2), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
     top.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (2, 3)))
     top.text(0.15, 0.165, "perfectly calibrated", color=GREY, fontsize=9, rotation=45, rotation_mode="anchor")
@@ -184,7 +185,7 @@ def figure_png(figure: Figure, dpi: int = 150) -> bytes:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = PlainFigure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 

@@ -11,6 +11,7 @@ from covid_xray.metrics.comparison import Comparison
 from covid_xray.metrics.intervals import Interval
 from covid_xray.metrics.scores import LABELS, OVERALL
 from covid_xray.plots.classification import COLOURS, GREY
+from covid_xray.plots.figure import PlainFigure
 
 
 def comparison_figure(comparison: Comparison, names: Sequence[str] = ()) -> Figure:
@@ -28,7 +29,7 @@ def comparison_figure(comparison: Comparison, names: Sequence[str] = ()) -> Figu
         raise UserError(f"{unknown[0]!r} was not compared; use one of {', '.join(comparison.differences)}")
     rows = [(name, comparison.differences[name]) for name in selected]
     rows = [(name, interval) for name, interval in rows if not np.isnan(interval.value)]
-    figure = Figure(figsize=(8.6, 1.2 + 0.32 * len(rows)), layout="constrained")
+    figure = PlainFigure(figsize=(8.6, 1.2 + 0.32 * len(rows)), layout="constrained")
     axis = figure.subplots()
     axis.axvline(0, color=GREY, linewidth=0.9)
     for y, (_, interval) in enumerate(rows):
@@ -53,7 +54,7 @@ def shortcut_figure(conditions: Mapping[str, tuple[Interval, Interval]], chance:
         conditions: Balanced accuracy and macro AUROC by condition, such as ``whole image`` and ``centre blacked out``.
         chance: Chance level of the balanced accuracy, drawn as a line. The chance level of the AUROC is 0.5.
     """
-    figure = Figure(figsize=(7.6, 1.3 + 0.5 * len(conditions)), layout="constrained")
+    figure = PlainFigure(figsize=(7.6, 1.3 + 0.5 * len(conditions)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     metrics = zip(*conditions.values(), strict=True)
     for axis, title, level, intervals in zip(
@@ -95,7 +96,7 @@ def saliency_figure(
         raise UserError(f"{len(grey)} images, {len(heat)} maps and {len(titles)} titles do not fit together")
     columns = min(columns, len(titles))
     rows = -(-len(titles) // columns)
-    figure = Figure(figsize=(3.3 * columns, 1.85 * rows + (0.35 if headline else 0)), layout="constrained")
+    figure = PlainFigure(figsize=(3.3 * columns, 1.85 * rows + (0.35 if headline else 0)), layout="constrained")
     maximum = 255 if grey.dtype == np.uint8 else 1
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:

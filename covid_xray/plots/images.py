@@ -7,6 +7,8 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from covid_xray.plots.figure import PlainFigure
+
 
 def batch_figure(images: npt.ArrayLike, titles: Sequence[str], columns: int = 4) -> Figure:
     """Grid of grey images with a title each.
@@ -17,7 +19,7 @@ def batch_figure(images: npt.ArrayLike, titles: Sequence[str], columns: int = 4)
         columns: Images in a row.
     """
     rows = -(-len(titles) // columns)
-    figure = Figure(figsize=(2.2 * columns, 2.4 * rows), layout="constrained")
+    figure = PlainFigure(figsize=(2.2 * columns, 2.4 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes:

@@ -2,6 +2,7 @@
 
 from rich.console import Console
 
+from covid_xray.data.audit.near_duplicates import limits
 from covid_xray.data.audit.report import AuditReport
 from covid_xray.data.split import SPLITS
 from covid_xray.reporting.tables import Table, console_table
@@ -27,6 +28,7 @@ def show(report: AuditReport) -> None:
     )
     caption = "Association of the label with other factors (Cramér's V, 0 to 1)"
     console.print(console_table(Table(("factor", "V"), factors, caption)))
+    console.print(limits())
     for warning in report.warnings():
         console.print(f"Warning: {warning}.")
     leaks = len(report.leaks())

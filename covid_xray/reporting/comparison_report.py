@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from covid_xray.files import write_atomically
+from covid_xray.files import spreadsheet_text, write_atomically
 from covid_xray.metrics.comparison import Comparison
 from covid_xray.metrics.estimates import interval_dict
 from covid_xray.plots.evaluation import comparison_figure
@@ -64,7 +64,15 @@ def write_comparison(
 
 def _csv(comparisons: Sequence[Comparison]) -> str:
     rows = [
-        (*comparison.names, metric, comparison.a[metric], comparison.b[metric], found.value, found.low, found.high)
+        (
+            *map(spreadsheet_text, comparison.names),
+            metric,
+            comparison.a[metric],
+            comparison.b[metric],
+            found.value,
+            found.low,
+            found.high,
+        )
         for comparison in comparisons
         for metric, found in comparison.differences.items()
     ]

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from covid_xray.files import spreadsheet_text
 from covid_xray.reporting.tables import Table
 from covid_xray.sweeps.jobs import SweepRun
 from covid_xray.sweeps.names import PHASES, better
@@ -122,14 +123,15 @@ def results_csv(runs: Sequence[SweepRun], metric: str) -> str:
     others = sorted({name for run in runs for name in run.metrics} - {metric})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*keys, "status", metric, f"{metric} low", f"{metric} high", *others, "seconds", "error"])
+    columns = [*keys, "status", metric, f"{metric} low", f"{metric} high", *others, "seconds", "error"]
+    writer.writerow(map(spreadsheet_text, columns))
     for run in runs:
         interval = run.interval(metric)
         values = [interval.value, interval.low, interval.high, *(run.metrics.get(name, math.nan) for name in others)]
         cells = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
         seconds = "" if run.seconds is None else f"{run.seconds:.1f}"
         settings = [run.overrides.get(key, "") for key in keys]
-        writer.writerow([*settings, run.status, *cells, seconds, run.error or ""])
+        writer.writerow(map(spreadsheet_text, [*settings, run.status, *cells, seconds, run.error or ""]))
     return text.getvalue()
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from covid_xray.errors import printable
 from covid_xray.metrics.comparison import Comparison
 from covid_xray.metrics.estimates import Estimates
 from covid_xray.metrics.intervals import Interval, few_cases_warning
@@ -41,13 +42,14 @@ def console_table(table: Table) -> "rich.table.Table":
     from rich.table import Table as ConsoleTable
     from rich.text import Text
 
-    title, note = Text(table.caption, style="table.title"), Text(table.note, style="table.caption")
+    title = Text(printable(table.caption), style="table.title")
+    note = Text(printable(table.note), style="table.caption")
     found = ConsoleTable(title=title, title_justify="left", caption=note or None, caption_justify="left")
     for name, *cells in zip(table.header, *table.rows, strict=True):
         numeric = all(cell.replace(",", "").replace(".", "").isdecimal() for cell in cells if cell)
-        found.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+        found.add_column(Text(printable(name)), justify="right" if numeric else "left", overflow="fold")
     for row in table.rows:
-        found.add_row(*map(Text, row))
+        found.add_row(*(Text(printable(cell)) for cell in row))
     return found
 
 

@@ -1,21 +1,28 @@
 """The configuration of a run: reading it, what it may name, and the objects that it describes."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
 from covid_xray.errors import UserError
-from covid_xray.runs.folder import RunFolder
+from covid_xray.runs.folder import RunFolder, read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Config = dict[str, Any]
-_GROUPS = ("schedule", "augment", "data", "model")
+# The groups that are built from the configuration of a run, and what the configuration may name there without trust.
+# Nothing else that can be imported: a library of this project or its readers would open, write or run other files.
+_READERS = ("folder.read_folder", "manifest.read_manifest", "phantom.draw_phantoms")
+_NETWORKS = ("resnet.TransferResNet", "timm_network.TimmNetwork", "covidnet.CovidNetLike", "darkcovidnet.DarkCovidNet")
+_ALLOWED = {
+    "schedule": ("covid_xray.schedule.Schedule",),
+    "augment": ("covid_xray.data.augmentation.Augmentation",),
+    "data": tuple(f"covid_xray.data.{reader}" for reader in _READERS),
+    "model": tuple(f"covid_xray.networks.{network}" for network in _NETWORKS),
+}
 
 
 def build(config: Mapping[str, Any], group: str, **objects: Any) -> Any:
@@ -45,7 +52,7 @@ def check_run(
     Args:
         run: The run folder.
         checkpoint: ``best``, ``last``, or None for the one that the run itself was tested with.
-        trust: Whether the configuration may name code outside this project.
+        trust: Whether the configuration may name code outside this project, and any place to write at.
 
     Raises:
         UserError: If the folder is no run folder, the checkpoint is missing or a setting is wrong.
@@ -58,12 +65,23 @@ def check_run(
             raise UserError(f"run={run} is no run folder: {file.name} is missing")
     config = read_config(folder.config)
     refuse_foreign_code(config, folder.config, trust)
+    for path in () if trust else (folder.calibration, folder.path / "evaluation", *folder.path.glob("evaluation/*")):
+        if path.is_symlink():
+            raise UserError(f"{path} is a link, so results would be written elsewhere; remove it, or set trust=true")
     name = checkpoint or select(config, "checkpoint.select") or "best"
     if name not in ("best", "last"):
         raise UserError(f"checkpoint must be best or last, not {name!r}")
     if not folder.checkpoint(name).is_file():
         raise UserError(f"{folder.checkpoint(name)} does not exist: the run has no {name} checkpoint (yet)")
     return folder, config, name, read_splits(folder)
+
+
+def checkpoint_of(weights: str) -> str:
+    """The selected checkpoint of a run folder; other weights are returned unchanged."""
+    folder = RunFolder(Path(weights))
+    if not folder.config.is_file():
+        return weights
+    return str(folder.checkpoint(select(read_config(folder.config), "checkpoint.select") or "best"))
 
 
 def read_splits(folder: RunFolder) -> "pd.DataFrame":
@@ -91,35 +109,27 @@ def read_config(file: Path) -> Config:
     Raises:
         UserError: If it is damaged, or lacks a group.
     """
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-    except Exception as error:  # YAML and OmegaConf raise classes of their own
-        raise UserError(f"{file} is damaged ({' '.join(str(error).split())[:200]})") from None
-    missing = [name for name in _GROUPS if not isinstance(config, dict) or name not in config]
-    if missing or not isinstance(config, dict):
-        raise UserError(f"{file} is no configuration of a run: it has no {missing[0]}")
-    return {str(key): value for key, value in config.items()}
+    config = read_yaml(file)
+    for name in _ALLOWED:
+        node = config.get(name, "")
+        if not (isinstance(node, dict) and "_target_" in node) and (name != "data" or node is not None):
+            raise UserError(f"{file} is no configuration of a run: {name} must be a mapping with a _target_")
+    return config
 
 
 def refuse_foreign_code(config: Mapping[str, Any], file: Path, trust: bool) -> None:
-    """Refuse a configuration that names code outside this project and albumentations.
+    """Refuse a configuration that names other code than a run of this project needs; nothing is imported for that.
 
     Raises:
         UserError: Naming the code, unless ``trust`` is set.
     """
-    for group in _GROUPS:
-        for target in _targets(config[group]):
-            if trust or target.startswith("albumentations."):
-                continue
-            # A path such as covid_xray.networks.weights.torch.hub.load begins with the project's name, but leads out.
-            inside = target.startswith("covid_xray.")
-            try:
-                inside = inside and _import(target).__module__.startswith("covid_xray.")
-            except Exception as error:  # an import may raise anything
-                raise UserError(f"{file}: {target} cannot be imported ({str(error).splitlines()[0]})") from None
-            if not inside:
+    for group, allowed in () if trust else _ALLOWED.items():
+        for path, target in _targets(config[group]):
+            nested = group == "augment" and path and set(path[::2]) == {"transforms"}
+            if not (_is_transform(target) if nested else not path and target in allowed):
                 raise UserError(
-                    f"{file} names code outside this project ({target}); set trust=true if you know that it is harmless"
+                    f"{file} names code outside this project ({target}) as {'.'.join([group, *path])}; it could do "
+                    "anything on this computer: set trust=true if you know that it is harmless"
                 )
 
 
@@ -172,10 +182,19 @@ def _import(target: str) -> Any:
     raise ImportError("it has no module")
 
 
-def _targets(node: Any) -> list[str]:
-    if isinstance(node, Mapping):
-        own = [str(node["_target_"])] if "_target_" in node else []
-        return own + [target for value in node.values() for target in _targets(value)]
-    if isinstance(node, list):
-        return [target for value in node for target in _targets(value)]
-    return []
+def _targets(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every ``_target_`` within a node, with the keys and numbers that lead to it."""
+    if isinstance(node, Mapping) and "_target_" in node:
+        yield path, str(node["_target_"])
+    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield from _targets(value, (*path, str(key)))
+
+
+def _is_transform(target: str) -> bool:
+    """Whether a name is that of a transform of this project or of albumentations."""
+    if target.startswith("covid_xray."):  # without an import, which takes a second
+        return target.removeprefix("covid_xray.data.augmentation.") in ("ResizeWarp", "LogitBrightnessContrast")
+    from covid_xray.data.augmentation import is_albumentations
+
+    return is_albumentations(target)

@@ -144,10 +144,8 @@ def evaluate_run(
         raise UserError(f"prevalence: {unknown[0]!r} is no class; use {', '.join(run.class_names)}")
     table, own, is_own_data = _find_images(run, records, subset, class_map)
     table = table.assign(sha256=content_hashes(list(table["file"])))
-    known = select(run.config, "datamodule.audit_cache")
-    leaks = (marked_leaks(run) if is_own_data else ()) + leak_warnings(
-        table, run.splits, own, is_own_data, Path(known) if known else None
-    )
+    known = run.writable(select(run.config, "datamodule.audit_cache"))
+    leaks = (marked_leaks(run) if is_own_data else ()) + leak_warnings(table, run.splits, own, is_own_data, known)
     calibration, no_calibration = calibrate(run, own, threads)
     probed = _probed_rows(table, seed)
     masks = {CENTRE_BLACK: blacken_centre, CENTRE_ONLY: keep_centre, NO_BORDER: _without_border}

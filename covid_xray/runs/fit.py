@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -16,22 +17,24 @@ from torch import nn
 from covid_xray.data.augmentation import Augmentation
 from covid_xray.data.datamodule import XrayDataModule
 from covid_xray.errors import UserError
-from covid_xray.files import write_atomically
+from covid_xray.files import disk_errors, write_atomically
 from covid_xray.runs.config import Config
 from covid_xray.runs.folder import RunFolder, flatten, is_main_process
 from covid_xray.runs.load import Run, load_run
-from covid_xray.training.callbacks.checkpoint import RunCheckpoint
+from covid_xray.training.callbacks.checkpoint import RunCheckpoint, damage, resume_point
 from covid_xray.training.callbacks.console import ConsoleProgress
 from covid_xray.training.callbacks.figures import ConfusionMatrices, FirstLayerFilters, ShowBatch
 from covid_xray.training.callbacks.throughput import Throughput
 from covid_xray.training.loggers import (
     HyperParameters,
     LoggerFactory,
+    continue_log,
     create_logger,
     log_finish,
     log_start,
     tensorboard_logger,
 )
+from covid_xray.training.mixing import Mixing
 from covid_xray.training.module import OptimizerFactory, XrayClassifier
 from covid_xray.training.trainer import build_trainer, needed_callbacks
 
@@ -56,6 +59,8 @@ def fit(
     deterministic: bool = False,
     compile_mode: str | None = None,
     mask_centre: float | None = None,
+    loss: nn.Module | None = None,
+    mixing: Mixing | None = None,
 ) -> Run:
     """Train a network through all phases of the data's schedule, and test it.
 
@@ -79,6 +84,8 @@ def fit(
         deterministic: Whether to refuse operations that are not reproducible on GPUs.
         compile_mode: See `XrayClassifier`.
         mask_centre: See `XrayClassifier`.
+        loss: Loss of the training, such as ``FocalLoss(data.class_counts())``; None: the plain cross-entropy.
+        mixing: See `covid_xray.training.mixing`.
 
     Returns:
         The finished run.
@@ -108,12 +115,23 @@ def fit(
         "deterministic": deterministic,
         "compile": compile_mode,
         "mask_centre": mask_centre,
+        "loss": _object_config(loss),
+        "sampler": _object_config(data.sampler),
+        "mixing": None if mixing is None else repr(mixing),
     }
     config = json.loads(json.dumps(config))  # tuples become lists, as in YAML
     data.prepare_data()
     data.setup()
     module = XrayClassifier(
-        network, data.schedule, data.class_names, optimizer, *data.statistics(), compile_mode, mask_centre
+        network,
+        data.schedule,
+        data.class_names,
+        optimizer,
+        *data.statistics(network),
+        compile_mode,
+        mask_centre,
+        loss,
+        mixing,
     )
     train(
         module,
@@ -174,7 +192,9 @@ def train(
         raise UserError(f"deterministic must be true or false, not {config['deterministic']!r}")
     if not config["allow_leakage"]:
         data.audit.raise_for_leaks()
-    resume_from = folder.last if resume == "auto" and folder.last.is_file() else None
+    resume_from = resume_point(folder.last) if resume == "auto" else None
+    if resume_from not in (None, folder.last) and is_main_process():
+        print(f"{folder.last} is damaged or missing, so the run continues from {resume_from}, the checkpoint before it")
     checkpoint = RunCheckpoint(folder.last, folder.best, checkpoint_settings["every_minutes"])
     created = create_logger(logger, folder.path, resume_from)
     # Before the run folder is written, so that a wrong setting leaves no run behind.
@@ -187,10 +207,14 @@ def train(
         config["deterministic"],
     )
     module.schedule.check(module.group_names, trainer.world_size)  # before other processes are started
-    with folder.session(config, restart=resume == "never") if is_main_process() else contextlib.nullcontext():
+    threads = torch.get_num_threads() if trainer.strategy.root_device.type == "cpu" else None
+    session = folder.session(config, resume == "never", threads) if is_main_process() else contextlib.nullcontext()
+    with session, disk_errors(folder.path), checkpoint.signals():
         if is_main_process():
             folder.write_splits(data.splits_csv())
-        if trainer.is_global_zero and not resume_from:
+        if trainer.is_global_zero and resume_from:
+            continue_log(created, resume_from)
+        elif trainer.is_global_zero:
             yaml = folder.config.read_text(encoding="utf-8")
             log_start(created, yaml, hyper_parameters or HyperParameters(), data, module)
         try:
@@ -202,6 +226,11 @@ def train(
                     f"compile={config['compile']}: torch cannot compile here ({reason}); use compile=null"
                 ) from None
             raise
+        if (done := trainer.current_epoch) < module.schedule.epochs:
+            raise UserError(
+                f"training ended after {done} of {module.schedule.epochs} epochs, so the run is not finished: a "
+                f"callback set trainer.should_stop; remove it, and continue with the same command"
+            )
         return _test(trainer, module, data, folder, checkpoint, checkpoint_settings["select"])
 
 
@@ -216,6 +245,8 @@ def _test(
     """Test the selected weights on every test set, and write ``metrics.json``."""
     metrics = dict(checkpoint.best if select == "best" else checkpoint.last)
     chosen = folder.best if select == "best" else None
+    if chosen and (reason := damage(chosen)):
+        raise UserError(f"{chosen} cannot be used ({reason}); restore it, or start again with resume=never")
     trainer.test(module, datamodule=data, ckpt_path=chosen, verbose=False, weights_only=True)
     tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
     sets = data.test_sets()
@@ -228,7 +259,9 @@ def _test(
             of_class = table["label"].value_counts().sort_index()
             counts[f"{split}/images"] = float(of_class.sum())
             counts |= {f"{split}/images/{name}": float(count) for name, count in of_class.items()}
-        write_atomically(folder.metrics, json.dumps(metrics | counts, indent=2) + "\n")
+        # JSON has no NaN: a metric that is not defined, such as the recall of a class without images, is left out.
+        defined = {name: value for name, value in (metrics | counts).items() if math.isfinite(value)}
+        write_atomically(folder.metrics, json.dumps(defined, indent=2, allow_nan=False) + "\n")
     return metrics
 
 
@@ -242,6 +275,16 @@ def _augment_config(augment: Augmentation) -> Config:
             settings["p"] = transform.each_p
         transforms.append({"_target_": f"{type(transform).__module__}.{type(transform).__qualname__}", **settings})
     return {"_target_": "covid_xray.data.augmentation.Augmentation", "transforms": transforms}
+
+
+def _object_config(value: Any) -> Config | None:
+    """An object as ``config.yaml`` has it: its class and its plain settings."""
+    if value is None:
+        return None
+    plain = {key: item for key, item in vars(value).items() if isinstance(item, bool | int | float | str)}
+    weight = getattr(value, "weight", None)
+    weights = {} if weight is None else {"weight": weight.tolist()}
+    return {"_target_": f"{type(value).__module__}.{type(value).__qualname__}", **plain, **weights}
 
 
 def _partial_config(factory: Any) -> Config:

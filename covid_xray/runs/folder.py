@@ -10,20 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
 from covid_xray.errors import UserError
-from covid_xray.files import lock, write_atomically
+from covid_xray.files import lock, read_text, write_atomically
 
 CONFIG_FILE = "config.yaml"  # the configuration that the run began with
 SPLITS_FILE = "splits.csv"  # the split of every image
 METRICS_FILE = "metrics.json"  # final metrics; exists only when the run is finished
 PREDICTIONS_FILE = "predictions.csv"  # in the folder of an evaluation
 CALIBRATION_FILE = "calibration.json"  # what the validation images gave: temperature, thresholds, limits
-RUNTIME_FILE = "runtime.json"  # seconds spent so far, and when the present session began
+RUNTIME_FILE = "runtime.json"  # seconds spent so far, when the present session began, threads of the first session
 JOB_FILE = "job.json"  # of a sweep's job: its overrides and the time of its first start
 FAILURE_FILE = "failure.txt"  # of a sweep's job: why the last session failed, in its first line
 EVENTS = "events.out.tfevents.*"
+_MAX_CONFIG, _MAX_JSON = 1 << 18, 1 << 26  # bytes
+_MAX_DEPTH = 20  # of nested mappings and lists in a configuration
 
 # Settings that do not change the result.
 NON_RESULT_KEYS = (
@@ -82,6 +85,16 @@ class RunFolder:
         return self.checkpoints / "last.ckpt"
 
     @property
+    def previous(self) -> Path:
+        """The checkpoint before the newest."""
+        return self.checkpoints / "previous.ckpt"
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a state to continue from."""
+        return self.last.exists() or self.previous.exists()
+
+    @property
     def best(self) -> Path:
         """The checkpoint with the lowest validation loss at the last image size."""
         return self.checkpoints / "best.ckpt"
@@ -113,14 +126,23 @@ class RunFolder:
                 self._clear()
             elif self.config.is_file():
                 self._refuse_changes(config)
+            elif self.begun:
+                raise UserError(
+                    f"{self.config} is missing, but the run has a checkpoint; restore it or use resume=never"
+                )
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             write_atomically(self.config, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
         except OSError as error:
             raise UserError(f"cannot write into the run folder {self.path}: {error.strerror or error}") from None
 
     @contextlib.contextmanager
-    def session(self, config: Mapping[str, Any], restart: bool = False) -> Iterator[None]:
+    def session(self, config: Mapping[str, Any], restart: bool = False, threads: int | None = None) -> Iterator[None]:
         """Begin, and hold the folder's lock and clock until the session ends.
+
+        Args:
+            config: The resolved configuration, plain types.
+            restart: Whether to remove an earlier run.
+            threads: Threads that torch computes with on the CPU; None: on another device. Sums depend on it.
 
         Raises:
             UserError: As `begin`, and if another process trains in this folder.
@@ -134,12 +156,19 @@ class RunFolder:
             raise UserError(f"another process is training in {self.path}; wait for its end, or use another run folder")
         with held:
             self.begin(config, restart)
-            before, begun = seconds_spent(self.path) or 0.0, time.time()
-            self._write_runtime(before, begun)
+            for name in (CONFIG_FILE, SPLITS_FILE, METRICS_FILE, RUNTIME_FILE):  # of a killed session
+                for draft in self.path.glob(f"{name}.*.tmp"):
+                    draft.unlink(missing_ok=True)
+            first_threads = self._first_threads(threads)
+            before, begun, start = seconds_spent(self.path) or 0.0, time.time(), time.monotonic()
+            self._write_runtime(before, begun, first_threads)
             try:
                 yield
-            finally:
-                self._write_runtime(before + time.time() - begun, None)
+            except BaseException:
+                with contextlib.suppress(UserError):  # such as a full disk, which must not hide the cause
+                    self._write_runtime(before + time.monotonic() - start, None, first_threads)
+                raise
+            self._write_runtime(before + time.monotonic() - start, None, first_threads)
 
     def finished_metrics(self) -> dict[str, float] | None:
         """Final metrics if the run is finished, else None."""
@@ -151,15 +180,30 @@ class RunFolder:
         Raises:
             UserError: If the images, labels or splits of a run to continue have changed.
         """
-        if self.splits.is_file() and self.last.is_file() and self.splits.read_text(encoding="utf-8") != splits:
+        if self.begun and not (self.splits.is_file() and self.splits.stat().st_size):
+            raise UserError(
+                f"{self.splits} is missing or empty, but the run has a checkpoint; restore it or use resume=never"
+            )
+        if self.begun and self.splits.read_bytes() != splits.encode("utf-8"):
             raise UserError(
                 f"{self.path}: the images, labels or splits are not those that the run began with ({SPLITS_FILE}); "
                 f"restore the data, or use resume=never"
             )
         write_atomically(self.splits, splits)
 
-    def _write_runtime(self, seconds: float, begun: float | None) -> None:
-        write_atomically(self.path / RUNTIME_FILE, json.dumps({"seconds": round(seconds, 3), "begun": begun}) + "\n")
+    def _first_threads(self, threads: int | None) -> int | None:
+        """Threads that the run began with; a line is printed if this session has another number."""
+        first = read_json(self.path / RUNTIME_FILE).get("threads", threads) if self.begun else threads
+        if threads is not None and first is not None and first != threads:
+            print(
+                f"The run began with {first} threads and continues with {threads}, which changes the last bits of the "
+                f"weights; set OMP_NUM_THREADS={first} to get the same weights"
+            )
+        return first
+
+    def _write_runtime(self, seconds: float, begun: float | None, threads: int | None) -> None:
+        content = {"seconds": round(seconds, 3), "begun": begun, "threads": threads}
+        write_atomically(self.path / RUNTIME_FILE, json.dumps(content) + "\n")
 
     def _clear(self) -> None:
         for file in (self.metrics, self.splits, self.config, self.path / RUNTIME_FILE, *self.path.glob(EVENTS)):
@@ -168,10 +212,7 @@ class RunFolder:
             shutil.rmtree(self.checkpoints)
 
     def _refuse_changes(self, config: Mapping[str, Any]) -> None:
-        try:
-            before = flatten(OmegaConf.to_container(OmegaConf.load(self.config), resolve=True))
-        except Exception as error:
-            raise UserError(f"{self.config} is damaged ({error}); remove the folder or use resume=never") from None
+        before = flatten(read_yaml(self.config))
         # Through YAML, because it is not the same for every type: 1e-8 comes back as text.
         now = flatten(OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.create(dict(config))))))
         changed = [
@@ -194,11 +235,15 @@ def seconds_spent(folder: Path) -> float | None:
     clock = read_json(folder / RUNTIME_FILE)
     if not clock:
         return None
-    seconds = float(clock["seconds"])
-    newest = RunFolder(folder).last
-    if clock["begun"] is not None and newest.is_file():
-        seconds += max(0.0, newest.stat().st_mtime - float(clock["begun"]))
-    return seconds
+    try:
+        seconds, begun = float(clock["seconds"]), clock["begun"]
+        newest = RunFolder(folder).last
+        if begun is not None and newest.is_file():
+            seconds += newest.stat().st_mtime - float(begun)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{folder / RUNTIME_FILE} is damaged ({reason}); restore or remove it") from None
+    return max(0.0, seconds)  # the clock may have been set back
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -216,6 +261,35 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{file} is damaged (no JSON object); restore or remove it")
     return content
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Content of the ``config.yaml`` of a run, as plain types.
+
+    The file may come from anyone. A run writes plain values: so an expression such as ``${oc.env:TOKEN}`` or an alias,
+    with which a small file could become huge, is refused and never evaluated.
+
+    Raises:
+        UserError: If the file is damaged, or is not what a run writes.
+    """
+    text, depth = read_text(file, _MAX_CONFIG), 0
+    remedy = "restore it, or train again with resume=never"
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            foreign = isinstance(event, yaml.AliasEvent) or "${" in str(getattr(event, "value", ""))
+            if foreign or depth > _MAX_DEPTH:
+                assert event.start_mark is not None
+                what = "an expression or alias" if foreign else f"more than {_MAX_DEPTH} levels"
+                raise UserError(f"{file}, line {event.start_mark.line + 1}: {what}, which no run writes; {remedy}")
+        config = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else None
+    except UserError:
+        raise
+    except Exception as error:  # YAML and OmegaConf raise classes of their own
+        raise UserError(f"{file} is damaged ({' '.join(str(error).split())[:200]}); {remedy}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{file} is damaged (it holds no settings); {remedy}")
+    return {str(key): value for key, value in config.items()}
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, bool | int | float | str]:

@@ -47,6 +47,8 @@ class Run:
         batch_size: The last phase's batch size.
         device: The device of the classifier.
         precision: Lightning's name of the precision.
+        trust: Whether the user trusts the run; without, nothing is written at a place that its configuration names,
+            except below the current folder.
     """
 
     folder: RunFolder
@@ -59,6 +61,7 @@ class Run:
     batch_size: int
     device: torch.device
     precision: str
+    trust: bool = False
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -74,6 +77,12 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """Final metrics of the training, as in ``metrics.json``; empty if the run is not finished."""
         return self.folder.finished_metrics() or {}
+
+    def writable(self, place: object) -> Path | None:
+        """A place that the configuration names, if something may be written there; else None."""
+        if not isinstance(place, str) or not (self.trust or Path(place).resolve().is_relative_to(Path.cwd())):
+            return None
+        return Path(place)
 
     def evaluate(self, records: pd.DataFrame | None = None, **settings: Any) -> "EvaluationResult":
         """Evaluate on the run's own test images, or on other records; see `covid_xray.runs.evaluate.evaluate_run`."""
@@ -124,13 +133,14 @@ def load_run(
         run: The run folder.
         checkpoint: ``best``, ``last``, or None for the one that the run itself was tested with.
         accelerator: ``auto``, ``cpu``, ``gpu`` or ``mps``.
-        trust: Whether the configuration may name code outside this project.
+        trust: Whether the configuration may name code outside this project, and any place to write at.
         network: A network to load the weights into; None: make it from the configuration.
 
     Raises:
         UserError: As `check_run`, and if the checkpoint is damaged, holds more than tensors, or does not fit.
     """
-    folder, config, name, splits = check_run(run, checkpoint, trust or network is not None)
+    trust = trust or network is not None  # the network is the user's own code
+    folder, config, name, splits = check_run(run, checkpoint, trust)
     schedule: Schedule = build(config, "schedule")
     classes = sorted(splits["label"].unique())
     if network is None:
@@ -154,6 +164,7 @@ def load_run(
         phase.batch_size,
         device,
         precision,
+        trust,
     )
 
 

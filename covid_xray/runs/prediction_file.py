@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from covid_xray.errors import UserError
-from covid_xray.files import write_atomically
+from covid_xray.files import spreadsheet_text, write_atomically
 
 FORMATS = ("csv", "jsonl")
 
@@ -171,4 +171,4 @@ def _csv_line(cells: Sequence[str]) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else spreadsheet_text(str(value))

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from covid_xray.errors import UserError
-from covid_xray.files import write_atomically
+from covid_xray.errors import UserError, printable
+from covid_xray.files import spreadsheet_text, write_atomically
 from covid_xray.sweeps.jobs import SweepRun, read_sweep
 from covid_xray.sweeps.names import PHASES
 
@@ -41,7 +41,7 @@ def report_jobs(folder: Path, objective: str, planned: int) -> int:
     print(f"Table: {folder / 'sweep.csv'}")
     failed = [run for run in runs if run.status == "failed"]
     for run in failed:
-        print(f"covid-xray: {run.folder.name} failed: {run.error}", file=sys.stderr)
+        print(f"covid-xray: {run.folder.name} failed: {printable(run.error or '')}", file=sys.stderr)
     return len(failed)
 
 
@@ -63,7 +63,8 @@ def sweep_csv(runs: Sequence[SweepRun], objective: str) -> str:
         values = [_number(value) for i in intervals for value in (i.value, i.low, i.high)]
         seconds = "" if run.seconds is None else f"{run.seconds:.1f}"
         overrides = " ".join(f"{key}={value}" for key, value in run.overrides.items())
-        writer.writerow([number, overrides, run.status, *values, seconds, run.folder.name, run.error or ""])
+        texts = map(spreadsheet_text, (overrides, run.status, *values, seconds, run.folder.name, run.error or ""))
+        writer.writerow([number, *texts])
     return text.getvalue()
 
 
@@ -81,7 +82,7 @@ def sweep_table(runs: Sequence[SweepRun], objective: str) -> "Table":
         intervals = [run.interval(metric) for metric in metrics]
         values = ["" if math.isnan(i.value) else i.text() for i in intervals]
         minutes = "" if run.seconds is None else f"{run.seconds / 60:.1f}"
-        table.add_row(str(number), overrides, run.status, *values, minutes)
+        table.add_row(str(number), printable(overrides), run.status, *values, minutes)
     return table
 
 

@@ -1,5 +1,6 @@
 """What a run logs besides its curves: configuration, audit, charts, and the hyperparameters with the final metrics."""
 
+import csv
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from covid_xray.data.datamodule import XrayDataModule
 from covid_xray.plots.audit import audit_figure
@@ -69,6 +70,25 @@ def create_logger(factory: LoggerFactory | None, folder: Path, resume_from: Path
     if target is tensorboard_logger or (isinstance(target, type) and issubclass(target, TensorBoardLogger)):
         return factory(save_dir=str(folder), purge_step=_global_step(resume_from) if resume_from else 0)
     return factory(save_dir=str(folder))
+
+
+def continue_log(logger: Logger | None, resume_from: Path) -> None:
+    """Keep the rows of `CSVLogger` that were logged before the checkpoint; the logger itself would remove all.
+
+    Args:
+        logger: The run's logger; TensorBoard keeps its events itself.
+        resume_from: The checkpoint that the run continues from.
+    """
+    if not isinstance(logger, CSVLogger):
+        return
+    file, first, kept = Path(logger.log_dir) / "metrics.csv", _global_step(resume_from), []
+    if file.is_file():
+        with file.open(encoding="utf-8", errors="replace", newline="") as table:
+            rows = [row for row in csv.DictReader(table) if (row.get("step") or "").isdecimal()]
+        kept = [{key: value for key, value in row.items() if key and value} for row in rows if int(row["step"]) < first]
+    experiment: Any = logger.experiment
+    experiment.metrics.extend(kept)
+    logger.save()
 
 
 def log_start(

@@ -20,8 +20,10 @@ from covid_xray.data.dataset import Batch
 from covid_xray.errors import UserError
 from covid_xray.networks.layer_groups import LayeredNetwork, check_network, parameter_groups
 from covid_xray.schedule import Schedule
+from covid_xray.training.losses import CrossEntropy
+from covid_xray.training.mixing import Mixing
 
-OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+OptimizerFactory = Callable[..., torch.optim.Optimizer]
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
@@ -37,6 +39,8 @@ class XrayClassifier(LightningModule):
         std: Per-channel standard deviation of pixels in [0, 1].
         compile_mode: Mode of `torch.compile` for training; ``reduce-overhead`` and ``max-autotune`` use CUDA graphs.
             Validation and tests are not compiled: they are short, and their last batch is smaller. None: not compiled.
+        loss: Loss of the training; None: the plain cross-entropy, which validation and tests always use.
+        mixing: Mixes normalised images and labels of a training batch; None: no mixing.
         mask_centre: Share of either side, between 0 and 1, of a centred rectangle that is blacked out in every image,
             in training, validation and prediction; None: no mask. What such a network learns is in the borders of the
             images (Maguolo and Nanni 2021).
@@ -58,6 +62,8 @@ class XrayClassifier(LightningModule):
         std: Sequence[float] = IMAGENET_STD,
         compile_mode: str | None = None,
         mask_centre: float | None = None,
+        loss: nn.Module | None = None,
+        mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
         if compile_mode not in (None, *COMPILE_MODES):
@@ -73,7 +79,17 @@ class XrayClassifier(LightningModule):
         self.class_names = list(class_names)
         self.group_names = tuple(network.layer_groups())
         schedule.check(self.group_names)
-        self.mask_centre = mask_centre
+        size = getattr(network, "input_size", None)
+        for name, phase in schedule.phases.items():
+            if size is not None and phase.image_size != size:
+                raise UserError(
+                    f"schedule.phases.{name}.image_size={phase.image_size}: {type(network).__name__} accepts images of "
+                    f"{size} pixels only; use that size, or another model.input_size"
+                )
+        if mixing is not None and compile_mode is not None:
+            raise UserError("mixing does not work with compile: use compile=null or mixing=none")
+        self.mask_centre, self.mixing = mask_centre, mixing
+        self.loss = None if isinstance(loss, CrossEntropy) and loss.is_plain else loss
         self._make_optimizer = optimizer
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
@@ -108,12 +124,21 @@ class XrayClassifier(LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Unweighted cross-entropy, as in the article."""
+        """Loss of a batch; a loss other than the plain cross-entropy is logged beside it as ``train/objective``."""
         images, labels = batch
-        logits: Tensor = (self._compiled or self)(images)
-        loss = F.cross_entropy(logits.float(), labels)
-        self.log("train/loss", loss, on_step=True, on_epoch=False)
-        return loss
+        if self.mixing is None:
+            logits: Tensor = (self._compiled or self)(images).float()
+            targets = labels
+        else:
+            pixels, targets = self.mixing(self.normalise(images), labels)
+            logits = self.network(pixels).float()
+        plain = F.cross_entropy(logits, targets)
+        self.log("train/loss", plain, on_step=True, on_epoch=False)
+        if self.loss is None:
+            return plain
+        objective: Tensor = self.loss(logits, targets)
+        self.log("train/objective", objective, on_step=True, on_epoch=False)
+        return objective
 
     def log_step(self, metrics: Mapping[str, float]) -> None:
         """Log metrics of a training step, if the Trainer logs this step (``log_every_n_steps``).
@@ -147,9 +172,21 @@ class XrayClassifier(LightningModule):
             self._log(metrics, name)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimiser over all layer groups, the same in every phase; see `parameter_groups`."""
+        """One optimiser over all layer groups, the same in every phase; see `parameter_groups`.
+
+        Lightning cannot clip the gradients of a fused optimiser in mixed precision, so that one is made without.
+        """
         assert isinstance(self.network, LayeredNetwork)
-        return self._make_optimizer(parameter_groups(self.network.layer_groups()))
+        groups = parameter_groups(self.network.layer_groups())
+        optimizer = self._make_optimizer(groups)
+        clips = self.trainer.gradient_clip_val and "mixed" in str(self.trainer.precision)
+        if clips and any(group.get("fused") for group in optimizer.param_groups):
+            if self.trainer.is_global_zero:
+                print(
+                    "Gradients are clipped in mixed precision, so the optimiser runs with fused=False, which is slower"
+                )
+            optimizer = self._make_optimizer(parameter_groups(self.network.layer_groups()), fused=False)
+        return optimizer
 
     def _update(self, metrics: MetricCollection, batch: Batch) -> None:
         images, labels = batch
@@ -161,7 +198,9 @@ class XrayClassifier(LightningModule):
     def _log(self, metrics: MetricCollection, split: str) -> None:
         self.confusions[split] = metrics["confusion"].compute()
         values = {name: metrics[name].compute() for name in ("loss", "accuracy", "f1_weighted")}
-        recalls = metrics["recall"].compute()
+        # The recall of a class without images is undefined; torchmetrics returns 0.
+        with_images = self.confusions[split].sum(dim=1) > 0
+        recalls = torch.where(with_images, metrics["recall"].compute(), torch.nan)
         values |= {f"recall/{name}": recall for name, recall in zip(self.class_names, recalls, strict=True)}
         # Already the same in all processes; `sync_dist` only tells Lightning so.
         self.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)

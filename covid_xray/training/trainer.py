@@ -1,5 +1,6 @@
 """Lightning's Trainer with the settings and callbacks that the schedule and exact resume need."""
 
+import inspect
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer
+from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch import profilers
 
 from covid_xray.errors import UserError
@@ -22,6 +24,26 @@ PROFILERS = {
     "advanced": profilers.AdvancedProfiler,
     "pytorch": profilers.PyTorchProfiler,
 }
+
+_LENGTH = "the schedule sets the length of the training"
+_IMAGES = "an epoch has all images of a split"
+_VALIDATION = "validation follows every epoch"
+# Arguments of the Trainer that would cut the schedule or change what a step is.
+REFUSED_SETTINGS = {
+    **dict.fromkeys(("max_time", "max_steps", "min_steps", "min_epochs", "fast_dev_run"), _LENGTH),
+    **dict.fromkeys(("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches"), _IMAGES),
+    **dict.fromkeys(("val_check_interval", "check_val_every_n_epoch"), _VALIDATION),
+    "accumulate_grad_batches": "set batch_size in the phases of the schedule",
+}
+REFUSED_CALLBACKS = (
+    lightning_callbacks.EarlyStopping,
+    lightning_callbacks.Timer,
+    lightning_callbacks.StochasticWeightAveraging,
+    lightning_callbacks.GradientAccumulationScheduler,
+    lightning_callbacks.BaseFinetuning,
+    lightning_callbacks.BatchSizeFinder,
+    lightning_callbacks.LearningRateFinder,
+)
 
 
 def needed_callbacks(callbacks: Sequence[Callback], seed: int, checkpoint: RunCheckpoint | None) -> list[Callback]:
@@ -69,6 +91,8 @@ def build_trainer(
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # Our batch sampler starts where a resumed epoch stopped; Lightning only knows loaders with a state.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    # CSVLogger says this of every run folder; `continue_log` keeps the rows.
+    warnings.filterwarnings("ignore", message=".*Previous log files in this directory will be deleted.*")
     given: dict[str, Any] = {
         "accelerator": "auto",
         "devices": 1,
@@ -96,6 +120,16 @@ def build_trainer(
     }
     if taken := [key for key in fixed if key in given]:
         raise UserError(f"trainer.{taken[0]} is set by the project and cannot be changed")
+    defaults = inspect.signature(Trainer).parameters
+    for key, reason in REFUSED_SETTINGS.items():
+        if given.get(key) is not None and given[key] != defaults[key].default:
+            raise UserError(f"trainer.{key}={given[key]} would change the schedule: {reason}; remove trainer.{key}")
+    for callback in callbacks:
+        if isinstance(callback, REFUSED_CALLBACKS):
+            raise UserError(
+                f"the callback {type(callback).__name__} would change the schedule, which sets the length, the rates "
+                f"and the frozen layer groups of the training; remove it from callbacks"
+            )
     try:
         return Trainer(**given, **fixed, callbacks=list(callbacks), logger=logger)
     except Exception as error:  # Lightning's MisconfigurationException is a plain Exception

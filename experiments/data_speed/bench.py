@@ -1,10 +1,9 @@
-"""Images per second of one core: ours with and without the cache, fastai 2's and torchvision's; and memory.
+"""Measures images per second on one core, with and without the cache, of fastai 2 and of torchvision; and memory.
 
 ``python experiments/data_speed/bench.py --fastai PYTHON`` writes results.csv and memory.csv beside this file.
 """
 
 import argparse
-import csv
 import itertools
 import os
 import platform
@@ -15,31 +14,32 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 import torchvision
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import InterpolationMode, v2
 
-from covid_xray.data.audit.fingerprints import pixel_digest
 from covid_xray.data.augmentation import Augmentation, LogitBrightnessContrast, ResizeWarp
-from covid_xray.data.cache import open_store
+from covid_xray.data.cache import StoredImages, read_images
 from covid_xray.data.dataset import XrayDataset
 from covid_xray.data.images.read import read_image, write_png
 from covid_xray.data.phantom import draw_phantom
 from covid_xray.data.sampling import Sample
+from covid_xray.files import write_atomically
 
 HERE = Path(__file__).parent
 REAL = HERE.parents[2] / "shared/data/chest-xrays"
 SIZES, STORED, ORIGINAL, BATCH = (224, 448), 448, 1024, 16
-Timed = Callable[[int, int], float]  # of size and number of images: images per second
+Pipeline = Callable[[int, int], float]  # images per second, for a size and a number of images
 
 
 def main() -> None:
-    """Measure everything, in rounds, and write both tables."""
+    """Measure speed, in rounds, and memory; write both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fastai", help="Python of a virtual environment with fastai 2")
     parser.add_argument("--repeats", type=int, default=9)
@@ -52,18 +52,18 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         kind, files = make_originals(Path(name) / "png", options.originals)
-        contenders: dict[str, tuple[Timed, int]] = ours(files, Path(name) / "cache") | torchvision_v2(files)
+        contenders: dict[str, tuple[Pipeline, int]] = ours(files, Path(name) / "cache") | torchvision_v2(files)
         versions = f"OpenCV {cv2.__version__}, torch {torch.__version__}, torchvision {torchvision.__version__}"
         if options.fastai:
-            timed, said = fastai_2(options.fastai, Path(name) / "png")
-            contenders["fastai 2, item and batch transforms"] = (timed, 16)
-            versions = f"{said}; {versions}"
+            pipeline, fastai_versions = fastai_2(options.fastai, Path(name) / "png")
+            contenders["fastai 2, item and batch transforms"] = (pipeline, 16)
+            versions = f"{fastai_versions}; {versions}"
         rounds = [
-            {(who, size): timed(size, count) for size in SIZES for who, (timed, count) in contenders.items()}
+            {(name, size): pipeline(size, count) for size in SIZES for name, (pipeline, count) in contenders.items()}
             for _ in range(options.repeats + 1)
-        ][1:]  # the first one warms up
+        ][1:]  # the first round warms up
     hardware = f"{cpu()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
-    rows = [row(who, size, rounds) | {"images": kind} for size in SIZES for who in contenders]
+    rows = [row(name, size, rounds) | {"images": kind} for size in SIZES for name in contenders]
     write(HERE / "results.csv", [row | {"hardware": hardware, "versions": versions} for row in rows])
     memory = [run_memory(images) for images in (1_000, 20_000)]
     write(HERE / "memory.csv", memory)
@@ -71,9 +71,10 @@ def main() -> None:
 
 
 def make_originals(folder: Path, number: int) -> tuple[str, list[str]]:
-    """PNG files of 1024 pixels on the short side: of the real X-rays where they lie beside the repository."""
+    """Make PNG files of 1024 pixels on the shorter side: real X-rays if they are beside the repository, or phantoms."""
     folder.mkdir()
-    real = sorted(REAL.glob("*/*.jpg"))[:: max(1, len(sorted(REAL.glob("*/*.jpg"))) // number)][:number]
+    real = sorted(REAL.glob("*/*.jpg"))
+    real = real[:: max(1, len(real) // number)][:number]
     for index in range(number):
         image = read_image(real[index]) if real else draw_phantom("normal", index, 0, ORIGINAL)
         scale = ORIGINAL / min(image.shape)
@@ -82,11 +83,10 @@ def make_originals(folder: Path, number: int) -> tuple[str, list[str]]:
     return ("real, enlarged to 1024" if real else "phantoms of 1024"), sorted(map(str, folder.glob("*.png")))
 
 
-def ours(files: list[str], cache: Path) -> dict[str, tuple[Timed, int]]:
-    """Our pipeline, and its bound: nothing but OpenCV's warp and look-up table on one square."""
+def ours(files: list[str], cache: Path) -> dict[str, tuple[Pipeline, int]]:
+    """This project's pipeline, and its upper limit: only OpenCV's warp and look-up table, on one image."""
     augment = Augmentation([ResizeWarp(), LogitBrightnessContrast()])
-    digests = np.array([pixel_digest(read_image(file)) for file in files], dtype="S32")
-    stored = open_store(cache, files, digests, STORED)
+    stored = store(files, cache, STORED)
     labels = [0] * len(files)
     cached = XrayDataset(files, labels, augment, STORED, stored)
     decoding = XrayDataset(files, labels, augment, STORED)
@@ -102,7 +102,7 @@ def ours(files: list[str], cache: Path) -> dict[str, tuple[Timed, int]]:
             cv2.LUT(warped, table)
         return count / (time.perf_counter() - start)
 
-    def loader(dataset: XrayDataset) -> Timed:
+    def loader(dataset: XrayDataset) -> Pipeline:
         epochs = itertools.count()
 
         def timed(size: int, count: int) -> float:
@@ -122,8 +122,8 @@ def ours(files: list[str], cache: Path) -> dict[str, tuple[Timed, int]]:
     }
 
 
-def torchvision_v2(files: list[str]) -> dict[str, tuple[Timed, int]]:
-    """The article's augmentation as near as torchvision has it, image by image, as its reference scripts do."""
+def torchvision_v2(files: list[str]) -> dict[str, tuple[Pipeline, int]]:
+    """The most similar augmentation in torchvision, applied image by image as in its reference scripts."""
     augment = v2.Compose(
         [
             v2.RandomApply([v2.RandomPerspective(0.2, p=1.0)], p=0.75),
@@ -154,37 +154,40 @@ def torchvision_v2(files: list[str]) -> dict[str, tuple[Timed, int]]:
     }
 
 
-def fastai_2(python: str, folder: Path) -> tuple[Timed, str]:
-    """The fastai 2 pipeline in a process of its own, timed by itself, asked in turn with the others."""
+def fastai_2(python: str, folder: Path) -> tuple[Pipeline, str]:
+    """Start the pipeline of fastai 2 in a separate process, which measures its own time on request."""
     job = subprocess.Popen(
         [python, str(HERE / "fastai_side.py"), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    to, answers = cast_pipe(job.stdin), cast_pipe(job.stdout)
+    assert job.stdin is not None
+    assert job.stdout is not None
+    requests, answers = job.stdin, job.stdout
     versions = answers.readline().strip()
 
     def timed(size: int, count: int) -> float:
-        to.write(f"{size} {count}\n")
-        to.flush()
+        requests.write(f"{size} {count}\n")
+        requests.flush()
         return float(answers.readline())
 
     return timed, versions
 
 
-def cast_pipe(pipe: IO[str] | None) -> IO[str]:
-    """A pipe that was asked for."""
-    assert pipe is not None
-    return pipe
+def store(files: list[str], cache: Path, side: int) -> StoredImages:
+    """Make the store of resized images."""
+    stored = read_images(files, cache=cache, side=side).stored
+    assert stored is not None
+    return stored
 
 
-def row(who: str, size: int, rounds: list[dict[tuple[str, int], float]]) -> dict[str, Any]:
-    """Median and range, and the median of the rounds' ratios, which the machine's moods touch least."""
-    rates = [each[who, size] for each in rounds]
+def row(name: str, size: int, rounds: list[dict[tuple[str, int], float]]) -> dict[str, Any]:
+    """Median and range of a pipeline, and the median of the ratios within a round, which have less run-to-run noise."""
+    rates = [each[name, size] for each in rounds]
 
     def ratio(other: str) -> float:
-        return round(statistics.median(each[who, size] / each[other, size] for each in rounds), 3)
+        return round(statistics.median(each[name, size] / each[other, size] for each in rounds), 3)
 
     return {
-        "pipeline": who,
+        "pipeline": name,
         "size": size,
         "images_per_second": round(statistics.median(rates), 1),
         "lowest": round(min(rates), 1),
@@ -197,23 +200,22 @@ def row(who: str, size: int, rounds: list[dict[tuple[str, int], float]]) -> dict
 
 def run_memory(images: int, side: int = 128) -> dict[str, Any]:
     """Measure the memory in a new process."""
-    said = subprocess.run(
+    answer = subprocess.run(
         [sys.executable, __file__, "--memory", str(images), str(side)], capture_output=True, text=True, check=True
     )
-    start, end = map(float, said.stdout.split()[-2:])
-    store = images * side * side / 1e6
-    return {"phantoms": images, "store_mb": round(store), "before_mb": start, "most_in_an_epoch_mb": end}
+    before, most = map(float, answer.stdout.split()[-2:])
+    store_mb = round(images * side * side / 1e6)
+    return {"phantoms": images, "store_mb": store_mb, "before_mb": before, "most_in_an_epoch_mb": most}
 
 
 def measure_memory(images: int, side: int) -> None:
-    """Say the resident set, in MB, before and at its highest while an epoch is read from the cache."""
+    """Print the resident set in MB, before an epoch is read from the cache and at its maximum in the epoch."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for index in range(images):
             write_png(folder / f"{index:05d}.png", draw_phantom("normal", index, 0, 32))
         files = sorted(map(str, folder.glob("*.png")))
-        digests = np.array([pixel_digest(read_image(file)) for file in files], dtype="S32")
-        stored = open_store(folder / "cache", files, digests, side)
+        stored = store(files, folder / "cache", side)
         augment = Augmentation([ResizeWarp(), LogitBrightnessContrast()])
         dataset = XrayDataset(files, [0] * images, augment, side, stored)
         order = np.random.default_rng(0).permutation(images)
@@ -227,7 +229,7 @@ def measure_memory(images: int, side: int) -> None:
 
 
 def resident() -> float:
-    """Memory of this process, in MB, pages of mapped files included."""
+    """Memory of this process in MB, including pages of mapped files."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
 
@@ -241,12 +243,10 @@ def cpu() -> str:
 
 
 def write(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a table and show it."""
-    with file.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    print(file.read_text(encoding="utf-8"))
+    """Write a table and print it."""
+    text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+    write_atomically(file, text)
+    print(text)
 
 
 if __name__ == "__main__":

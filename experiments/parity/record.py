@@ -1,12 +1,12 @@
-"""Record what a real fastai does in the article's four phases: the oracle of ``tests/test_parity.py``.
+"""Record the behaviour of fastai 2 in the article's four phases, as the reference for ``tests/test_parity.py``.
 
-Needs fastai 2.8, which the project does not depend on; see the README beside this file. Writes two files there:
+Needs fastai 2.8, which is no dependency of the project; see the README beside this file. Writes two files there:
 ``schedule_fastai.csv`` (rates and momentum of every optimiser step) and ``groups_fastai.json`` (layer groups, head, and
 what trains while the body is frozen).
 
-Both are recorded from fastai as it ships. Its ``combine_scheds`` holds the borders of the cycle in a float32 tensor, so
-that every position in the cycle is rounded. What that amounts to is measured by running the phases once more with this
-one tensor in float64, and printed; the README states it.
+Both are recorded from the unchanged fastai. Its ``combine_scheds`` holds the borders of the cycle in a float32 tensor,
+which rounds every position in the cycle. To measure the effect of the rounding, the phases run once more with this
+tensor in float64; the script prints the largest difference, and the README states it.
 """
 
 import csv
@@ -31,9 +31,9 @@ from torch import Tensor, nn
 
 FOLDER = Path(__file__).parent
 EPOCHS = 5
-BATCHES = 7  # 35 steps: the peak, at 30 %, falls between two steps
+BATCHES = 7  # 35 steps: the peak, at 30 %, is between two steps
 ARTICLE_STEPS = 5 * 187  # of 64 out of 12,000 images
-# fastai 2 divides the peak by div_final alone, fastai 1 divided by div as well.
+# fastai 2 divides the peak by div_final only; fastai 1 divides it by div, too.
 CYCLE = {"pct_start": 0.3, "div": 25, "div_final": 25 * 1e4, "moms": (0.95, 0.85, 0.95)}
 BODY = [name for name, _ in torchvision.models.resnet18().named_children()]  # the same names in every ResNet
 GROUPS = ("early", "late", "head")
@@ -48,7 +48,7 @@ Row = tuple[str, int, int, float, float, float, float]
 
 
 class RecordSteps(Callback):
-    """Reads the hyper-parameters that each optimiser step is about to use."""
+    """Reads the hyperparameters of each optimiser step."""
 
     def __init__(self) -> None:
         self.steps: list[list[float]] = []
@@ -62,7 +62,7 @@ class RecordSteps(Callback):
 
 
 class RecordModes(Callback):
-    """Reads which BatchNorm layers are in training mode when a step is taken."""
+    """Reads which BatchNorm layers are in training mode at a step."""
 
     def __init__(self) -> None:
         self.training_modules: list[str] = []
@@ -75,7 +75,7 @@ class RecordModes(Callback):
 
 
 def main() -> None:
-    """Write both files and print what the rounding to float32 amounts to."""
+    """Write both files and print the effect of the rounding to float32."""
     torch.manual_seed(0)
     rows = record_schedule()
     with (FOLDER / "schedule_fastai.csv").open("w", newline="") as file:
@@ -100,7 +100,7 @@ def record_schedule() -> list[Row]:
     learner = Learner(loaders, model, nn.CrossEntropyLoss(), Adam, splitter=lambda m: [params(layer) for layer in m])
     rows: list[Row] = []
     for name, (frozen, max_lr) in PHASES.items():
-        learner.create_opt()  # fastai 1 made a new optimiser for every phase
+        learner.create_opt()  # fastai 1 makes a new optimiser for every phase
         learner.freeze() if frozen else learner.unfreeze()
         record = RecordSteps()
         with learner.no_bar(), learner.no_logging():
@@ -116,7 +116,7 @@ def cycle_values(steps: int) -> list[Row]:
 
 
 def record_groups() -> dict[str, Any]:
-    """What fastai's own ``vision_learner`` makes of a ResNet-50, and one training step of it with the body frozen."""
+    """Layer groups and head of a ResNet-50 from ``vision_learner``, and one training step with the body frozen."""
     loaders = make_loaders([torch.rand(3, 64, 64) for _ in range(4)], batch_size=4)
     learner = vision_learner(
         loaders,
@@ -163,7 +163,7 @@ def record_groups() -> dict[str, Any]:
 
 
 def article_name(name: str) -> str:
-    """Name of a part of fastai's model in torchvision's terms: ``0.4.x`` is ``layer1.x``, ``1.2.x`` is ``head.2.x``."""
+    """Torchvision's name of a part of fastai's model: ``0.4.x`` is ``layer1.x``, ``1.2.x`` is ``head.2.x``."""
     part, index, *rest = name.split(".")
     return ".".join(["head", index, *rest] if part == "1" else [BODY[int(index)], *rest])
 
@@ -179,14 +179,14 @@ def describe(layer: nn.Module) -> dict[str, Any]:
     elif isinstance(layer, nn.Dropout):
         settings |= {"p": layer.p}
     elif "ConcatPool" in settings["type"]:
-        # Told from what comes out, not from the names in the layer: the maximum of one spike is 1, the mean a quarter.
+        # The output shows the order, not the names in the layer: the maximum of this input is 1, the mean a quarter.
         maximum_first = layer(torch.tensor([[[[0.0, 0.0], [0.0, 1.0]]]])).flatten()[0] == 1
         settings |= {"order": ["max", "mean"] if maximum_first else ["mean", "max"]}
     return settings
 
 
 def make_loaders(inputs: list[Tensor], batch_size: int = 2) -> DataLoaders:
-    """The inputs with labels, for training and validation alike."""
+    """The inputs with labels, the same for training and validation."""
     items = [(x, torch.tensor(i % 3)) for i, x in enumerate(inputs)]
     return DataLoaders(DataLoader(items, bs=batch_size), DataLoader(items, bs=batch_size), device=torch.device("cpu"))
 
@@ -198,7 +198,7 @@ def is_batch_norm(module: nn.Module) -> bool:
 
 @contextmanager
 def positions_in_float64() -> Iterator[None]:
-    """Let ``combine_scheds`` hold the borders of the cycle in float64; the only use of ``tensor`` in a one-cycle."""
+    """Make ``combine_scheds`` use float64 for the borders of the cycle; a one-cycle uses ``tensor`` nowhere else."""
     with patch.object(fastai_schedule, "tensor", lambda values: torch.tensor(list(values), dtype=torch.float64)):
         yield
 

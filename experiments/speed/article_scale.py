@@ -1,8 +1,8 @@
-"""The article's schedule at the article's scale, timed and priced: 12,000 images, 3,000 to validate on, 20 epochs.
+"""Time and price of the article's schedule with 12,000 training and 3,000 validation images and 20 epochs.
 
-``python experiments/speed/article_scale.py --dollars-per-hour 3.50`` writes article_scale.csv; meant for a GPU. Further
-arguments are settings of ``covid-xray train``, such as ``compile=reduce-overhead``. Images are drawn first, which is
-not counted; whatever ``train`` does, from its start to its last line, is.
+``python experiments/speed/article_scale.py --dollars-per-hour 3.50`` writes article_scale.csv; it is meant for a GPU.
+Further arguments are settings of ``covid-xray train``, such as ``compile=reduce-overhead``. The time to draw the images
+does not count; the whole time of ``train`` does, from the start of the process to its end.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,67 +23,68 @@ from covid_xray.data.phantom import make_phantoms
 
 
 class Clock(Callback):
-    """Writes down when every epoch begins, and when the last one ended, into clock.json of the working folder."""
+    """Writes the start of every epoch and the end of the last one into clock.json in the working folder."""
 
     def __init__(self) -> None:
         self.epochs: list[tuple[str, float]] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """One more epoch."""
+        """Record the start of an epoch."""
         self.epochs.append((pl_module.schedule.at(trainer.current_epoch).name, time.time()))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write it down."""
+        """Write the file."""
         images = trainer.datamodule.counts()
-        said = {"epochs": self.epochs, "end": time.time(), "train": int(images["train"].sum())}
-        Path("clock.json").write_text(json.dumps(said | {"val": int(images["val"].sum())}))
+        times = {"epochs": self.epochs, "end": time.time()}
+        counts = {split: int(images[split].sum()) for split in ("train", "val")}
+        Path("clock.json").write_text(json.dumps(times | counts))
 
 
 def main() -> None:
-    """Train once; write a row for each phase and one for everything."""
+    """Train once; write a row for each phase and one for the total."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dollars-per-hour", type=float, required=True, help="price of the machine")
-    parser.add_argument("--images", type=int, default=15_000, help="to train and validate on")
-    parser.add_argument("--pixels", type=int, default=512, help="side of the drawn images")
+    parser.add_argument("--images", type=int, default=15_000, help="number of training and validation images")
+    parser.add_argument("--pixels", type=int, default=512, help="side of the phantoms")
     parser.add_argument("--output", type=Path, default=HERE / "article_scale.csv")
     options, settings = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as name:
-        patients = round(options.images / 0.9)  # a tenth is the test set
+        patients = round(options.images / 0.9)  # a tenth of the patients is the test set
         make_phantoms(Path(name) / "phantoms", patients, 1, options.pixels, 0)
         command = [
             sys.executable, "-m", "covid_xray", "train", "experiment=article", "data=phantom", "data.root=phantoms",
             f"data.patients={patients}", "data.images_per_patient=1", f"data.size={options.pixels}",
-            "data.test_share=0.1", "data.val_share=0.2", "model.weights=null", "run_dir=run",
+            "split.test_share=0.1", "split.val_share=0.2", "weights=null", "run_dir=run",
             "+callbacks.clock._target_=article_scale.Clock", *settings,
         ]  # fmt: skip
-        born = time.time()
+        start = time.time()
         subprocess.run(command, cwd=name, check=True, env={**os.environ, "PYTHONPATH": str(HERE)})
-        rows = table(json.loads((Path(name) / "clock.json").read_text()), born, time.time())
+        rows = table(json.loads((Path(name) / "clock.json").read_text()), start, time.time())
     for row in rows:
         row["dollars"] = round(row["seconds"] / 3600 * options.dollars_per_hour, 3)
         print(*row.values(), sep="  ")
-    where = {"settings": " ".join(settings), "dollars_per_hour": options.dollars_per_hour, "hardware": hardware()}
-    write_table(options.output, [row | where for row in rows])
+    environment = {"settings": " ".join(settings), "dollars_per_hour": options.dollars_per_hour, "hardware": hardware()}
+    write_table(options.output, [row | environment for row in rows])
 
 
-def table(clock: dict[str, Any], born: float, died: float) -> list[dict[str, Any]]:
-    """Seconds of everything before the first epoch, of every phase with its validations, of the rest, and in all."""
-    begins = dict(reversed(clock["epochs"]))  # the first epoch of a phase comes last, and stays
+def table(clock: dict[str, Any], start: float, end: float) -> list[dict[str, Any]]:
+    """Seconds before the first epoch, of every phase with its validations, after the last epoch, and in total."""
+    begins = dict(reversed(clock["epochs"]))  # reversed: the first epoch of a phase overwrites the later ones
     phases = list(dict.fromkeys(name for name, _ in clock["epochs"]))
-    marks = [born, *(begins[name] for name in phases), clock["end"], died]
+    marks = [start, *(begins[name] for name in phases), clock["end"], end]
     parts = ["audit, resizing, start", *phases, "test, figures"]
-    seconds = {part: end - start for part, start, end in zip(parts, marks[:-1], marks[1:], strict=True)}
-    epochs = {name: sum(name == each for each, _ in clock["epochs"]) for name in phases}
+    seconds = {part: after - before for part, before, after in zip(parts, marks[:-1], marks[1:], strict=True)}
+    epochs = Counter(name for name, _ in clock["epochs"])
     return [
         {
             "part": part,
             "epochs": epochs.get(part, ""),
             "images": clock["train"] if part in epochs else "",
             "val_images": clock["val"] if part in epochs else "",
-            "seconds": round(took, 1),
-            "images_per_second": round(epochs[part] * clock["train"] / took, 1) if part in epochs else "",
+            "seconds": round(duration, 1),
+            "images_per_second": round(epochs[part] * clock["train"] / duration, 1) if part in epochs else "",
         }
-        for part, took in (seconds | {"in all": died - born}).items()
+        for part, duration in (seconds | {"total": end - start}).items()
     ]
 
 

@@ -1,12 +1,11 @@
-"""Training and evaluation speed beside fastai 2, torchvision's reference loop and a bare PyTorch loop.
+"""Compares the speed of training and evaluation with fastai 2, torchvision's reference loop and a bare PyTorch loop.
 
-``make bench`` runs it and writes results.csv beside this file. Every contender is a process that trains on and on, but
-only while it is its turn (`pacing`): rounds of all contenders one after the other, medians over the rounds, and ratios
-within a round, because machines have moods.
+``make bench`` runs it and writes results.csv beside this file. Every contender is a process that trains without end,
+but only when it is its turn (see `pacing`). In each round, every contender has one turn. Speeds are medians over the
+rounds, and ratios are computed within a round, because of run-to-run noise.
 """
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -24,16 +23,17 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any, Self
 
+import pandas as pd
 import torch
 
 from covid_xray.data.images.read import write_png
 from covid_xray.data.phantom import CLASSES, draw_phantom
-from covid_xray.files import atomic_write
+from covid_xray.files import write_atomically
 
 HERE = Path(__file__).parent
 REAL = HERE.parents[2] / "shared/data/chest-xrays"
-Round = dict[str, dict[str, float]]  # what every contender answered, by name
-GPU = torch.cuda.is_available()  # needs more images, and more at a time, to be busy for a while
+Round = dict[str, dict[str, float]]  # answer of every contender, by name
+GPU = torch.cuda.is_available()  # a GPU needs more images and larger batches
 SPLITS = {"train": 6400 if GPU else 320, "val": 64, "test": 16}
 CEILING, OURS, FASTAI = "bare loop, bf16, channels_last", "covid-xray train", "fastai 2 as documented"
 
@@ -43,13 +43,13 @@ class Scenario:
     """What is trained.
 
     Attributes:
-        name: For the table.
+        name: Name in the table.
         root: Folder of the images, ``train|val|test/<class>/``.
         size: Side of the images, in pixels.
         batch: Images per step.
-        images: How many images to evaluate.
+        images: Number of images to evaluate.
         unfrozen: Whether the body trains.
-        train_bn: Whether BatchNorm trains where the body does not.
+        train_bn: Whether BatchNorm trains in a frozen body.
         run: A run folder to evaluate.
     """
 
@@ -64,21 +64,21 @@ class Scenario:
 
 
 class Contender:
-    """A process that trains while it is asked to.
+    """A process that trains only on request.
 
     Args:
-        name: For the table.
-        command: What to start.
-        folder: Its working folder; its output goes to ``log`` there.
+        name: Name in the table.
+        command: Command line of the process.
+        folder: Its working folder; its output goes to the file ``log`` there.
     """
 
     def __init__(self, name: str, command: list[str], folder: Path) -> None:
         folder.mkdir(parents=True)
         self.name, self._log = name, folder / "log"
-        listener = Listener(str(folder / "line"))
+        listener = Listener(str(folder / "socket"))
         environment = {
-            "PACER": str(folder / "line"),
-            "PACER_BORN": str(time.time()),
+            "PACER": str(folder / "socket"),
+            "PACER_START": str(time.time()),
             "PYTHONPATH": str(HERE),
             "NO_ALBUMENTATIONS_UPDATE": "1",
         }
@@ -86,21 +86,21 @@ class Contender:
             self._process = subprocess.Popen(
                 command, cwd=folder, stdout=log, stderr=log, env={**os.environ, **environment}
             )
-        self._line: Connection = self._accept(listener)
+        self._connection: Connection = self._accept(listener)
         self.first_step = self._answer()["seconds"]
 
     def __enter__(self) -> Self:
-        """The running process."""
+        """Return the running process."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it."""
+        """End the process."""
         self._process.kill()
         self._process.wait()
 
     def ask(self, kind: str, amount: float) -> dict[str, float]:
-        """Let it train for ``seconds`` or on ``images``; says images, seconds and peak memory."""
-        self._line.send_bytes(json.dumps([kind, amount]).encode())
+        """Train for some ``seconds`` or on some ``images``; return images, seconds and peak memory."""
+        self._connection.send_bytes(json.dumps([kind, amount]).encode())
         return self._answer()
 
     def _accept(self, listener: Listener) -> Connection:
@@ -110,23 +110,26 @@ class Contender:
                 return listener.accept()
             except TimeoutError:
                 continue
-        raise SystemExit(f"{self.name} ended:\n{self._log.read_text()[-3000:]}")
+        raise self._failure()
 
     def _answer(self) -> dict[str, float]:
-        while not self._line.poll(1):
-            if self._process.poll() is not None:
-                raise SystemExit(f"{self.name} ended:\n{self._log.read_text()[-3000:]}")
-        answer: dict[str, float] = json.loads(self._line.recv_bytes())
+        try:
+            answer: dict[str, float] = json.loads(self._connection.recv_bytes())
+        except EOFError:
+            raise self._failure() from None
         return answer
+
+    def _failure(self) -> SystemExit:
+        return SystemExit(f"{self.name} ended:\n{self._log.read_text()[-3000:]}")
 
 
 def main() -> None:
-    """Time every scenario and write the table."""
+    """Measure every scenario and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fastai", help="Python of a virtual environment with fastai 2")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4, help="least length of one measurement")
-    parser.add_argument("--only", nargs="*", help="scenarios, by name; rows of the others stay")
+    parser.add_argument("--seconds", type=float, default=4, help="minimum duration of one measurement")
+    parser.add_argument("--only", nargs="*", help="names of scenarios; rows of the others are kept")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -140,13 +143,13 @@ def main() -> None:
                 scenario = replace(scenario, run=finished_run(folder / f"{scenario.name} run", scenario))
                 groups = evaluators(scenario, options.fastai)
             for number, commands in enumerate(groups):
-                place = folder / f"{scenario.name} {number}"
-                rows += compete(scenario, commands, place, options.repeats, options.seconds)
+                group_folder = folder / f"{scenario.name} {number}"
+                rows += compete(scenario, commands, group_folder, options.repeats, options.seconds)
                 write(HERE / "results.csv", kept, rows, options.fastai)
 
 
 def scenarios(root: str) -> list[Scenario]:
-    """The phases of the article's schedule, and evaluation; smaller batches where there is no GPU."""
+    """The phases of the article's schedule, and evaluation; smaller batches without a GPU."""
     small = Scenario("", root, 224, batch=64 if GPU else 16, images=6400 if GPU else 256)
     large = Scenario("", root, 448, batch=16 if GPU else 8, images=6400 if GPU else 96)
     return [
@@ -161,7 +164,7 @@ def scenarios(root: str) -> list[Scenario]:
 
 
 def contenders(scenario: Scenario, fastai: str | None) -> list[dict[str, list[str]]]:
-    """Commands of those who train, by name; in two groups, because all at a time want more memory than most have."""
+    """Commands of the training contenders, by name; in two groups, to limit the memory that is in use at a time."""
     settings = json.dumps(asdict(scenario))
     ours = [sys.executable, str(HERE / "contenders.py")]
     bare = {
@@ -176,7 +179,7 @@ def contenders(scenario: Scenario, fastai: str | None) -> list[dict[str, list[st
         "our module, Lightning's defaults": [*ours, "train", settings, *lightning],
         "torchvision reference loop": [*ours, "reference", settings],
     }
-    if GPU:  # on CPUs, compiling takes minutes and gains nothing
+    if GPU:  # on CPUs, compiling takes minutes and is not faster
         bare[f"{CEILING}, compiled"] = [*ours, "bare", settings, "bf16", "channels_last", "compiled"]
         compiled = ("compile=default", "compile=reduce-overhead")
         for change in (*compiled, "+trainer.benchmark=true", "trainer.log_every_n_steps=10"):
@@ -190,7 +193,7 @@ def contenders(scenario: Scenario, fastai: str | None) -> list[dict[str, list[st
 
 
 def evaluators(scenario: Scenario, fastai: str | None) -> list[dict[str, list[str]]]:
-    """Commands of those who evaluate, by name."""
+    """Commands of the evaluating contenders, by name."""
     settings = json.dumps(asdict(scenario))
     ours = [sys.executable, str(HERE / "contenders.py")]
     names = {CEILING: "bare_forward", "covid-xray predict": "predict", "covid-xray evaluate, passes": "evaluate"}
@@ -202,7 +205,7 @@ def evaluators(scenario: Scenario, fastai: str | None) -> list[dict[str, list[st
 
 @contextmanager
 def started(commands: dict[str, list[str]], folder: Path, seconds: float) -> Iterator[dict[str, Contender]]:
-    """All contenders, warmed up; ended afterwards, whatever happens."""
+    """Start all contenders and warm them up; end them afterwards, also after an error."""
     with ExitStack() as stack:
         running: dict[str, Contender] = {}
         for number, (name, command) in enumerate(commands.items()):
@@ -211,23 +214,23 @@ def started(commands: dict[str, list[str]], folder: Path, seconds: float) -> Ite
         yield running
 
 
-def take_turns(running: dict[str, Contender], repeats: int, asked: dict[str, tuple[str, float]]) -> list[Round]:
-    """What everyone answered to what it was asked, in rounds of one turn each."""
-    return [{name: each.ask(*asked[name]) for name, each in running.items()} for _ in range(repeats)]
+def take_turns(running: dict[str, Contender], repeats: int, requests: dict[str, tuple[str, float]]) -> list[Round]:
+    """Send every contender its request in every round, and return the answers."""
+    return [{name: each.ask(*requests[name]) for name, each in running.items()} for _ in range(repeats)]
 
 
 def images_per_second(rounds: list[Round]) -> list[dict[str, float]]:
-    """Speed by name, a round each."""
+    """Speed of every contender by name, for every round."""
     return [{name: answer["images"] / answer["seconds"] for name, answer in each.items()} for each in rounds]
 
 
 def compete(
     scenario: Scenario, commands: dict[str, list[str]], folder: Path, repeats: int, seconds: float
 ) -> list[dict[str, Any]]:
-    """Time all contenders in turn; a row for each."""
+    """Measure all contenders in turn; return a row for each."""
     with started(commands, folder, seconds) as running:
         rounds = take_turns(running, repeats, dict.fromkeys(running, ("seconds", seconds)))
-        # At 448 pixels, an epoch of fastai's takes seven minutes on two cores.
+        # At 448 pixels, an epoch of fastai takes seven minutes on two cores.
         whole_epochs = [name for name in (OURS, FASTAI) if name in running and (GPU or scenario.size < 448)]
         epoch = {name: running[name].ask("images", SPLITS["train"]) for name in whole_epochs}
     starts = {name: each.first_step for name, each in running.items()}
@@ -240,15 +243,15 @@ def compete(
 
     rows = []
     for name in commands:
-        own = [each[name] for each in rates]
+        speeds = [each[name] for each in rates]
         row = {
             "scenario": scenario.name,
             "size": scenario.size,
             "batch": scenario.batch,
             "contender": name,
-            "images_per_second": round(statistics.median(own), 2),
-            "lowest": round(min(own), 2),
-            "highest": round(max(own), 2),
+            "images_per_second": round(statistics.median(speeds), 2),
+            "lowest": round(min(speeds), 2),
+            "highest": round(max(speeds), 2),
             "of_ceiling": ratio(name, CEILING),
             "of_fastai": ratio(name, FASTAI),
             "peak_mb": round(max(each[name]["peak_mb"] for each in rounds)),
@@ -262,26 +265,26 @@ def compete(
 
 
 def make_images(folder: Path) -> str:
-    """Images of three classes in train, val and test: real X-rays where they lie beside the repository, or phantoms."""
+    """Make images of three classes in three splits: real X-rays if they are beside the repository, or phantoms."""
     real = sorted(REAL.glob("*/*.jpg"))
     random.Random(0).shuffle(real)
-    places = [split for split, number in SPLITS.items() for _ in range(number)]
-    for index, split in enumerate(places):
+    splits = [split for split, number in SPLITS.items() for _ in range(number)]
+    for index, split in enumerate(splits):
         original = real[index % len(real)] if real else None
         label = original.parent.name if original else CLASSES[index % 3]
-        place = folder / split / label
-        place.mkdir(parents=True, exist_ok=True)
+        class_folder = folder / split / label
+        class_folder.mkdir(parents=True, exist_ok=True)
         if original:
-            (place / f"{index:04d}-{original.name}").symlink_to(original)
+            (class_folder / f"{index:04d}-{original.name}").symlink_to(original)
         else:
-            write_png(place / f"{index:04d}.png", draw_phantom(label, index, 0, 512))
+            write_png(class_folder / f"{index:04d}.png", draw_phantom(label, index, 0, 512))
     return str(folder)
 
 
 def finished_run(folder: Path, scenario: Scenario) -> str:
-    """A run to evaluate: a moment's training of the network of the scenario."""
+    """Train the network of the scenario for one epoch, as a run to evaluate; in another process, to free its memory."""
     arguments = [
-        "train", "data=phantom", "data.patients=30", "data.images_per_patient=1", "data.size=64", "model.weights=null",
+        "train", "data=phantom", "data.patients=30", "data.images_per_patient=1", "data.size=64", "weights=null",
         *(f"~schedule.phases.{name}" for name in ("unfrozen_small", "frozen_large", "unfrozen_large")),
         f"schedule.phases.frozen_small.image_size={scenario.size}", "schedule.phases.frozen_small.epochs=1",
         f"schedule.phases.frozen_small.batch_size={scenario.batch}", "run_dir=run",
@@ -292,40 +295,37 @@ def finished_run(folder: Path, scenario: Scenario) -> str:
 
 
 def read_others(file: Path, scenarios: list[str]) -> list[dict[str, Any]]:
-    """Rows that were written before, of scenarios that are not timed now."""
-    with file.open(encoding="utf-8") as handle:
-        return [row for row in csv.DictReader(handle) if row["scenario"] not in scenarios]
+    """Rows of the table of the last measurement, without those of some scenarios."""
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    return table[~table["scenario"].isin(scenarios)].to_dict("records")
 
 
 def write(file: Path, kept: list[dict[str, Any]], rows: list[dict[str, Any]], fastai: str | None) -> None:
-    """Write the table, with hardware and versions, after the rows that are kept."""
+    """Write the table: the kept rows, then the new rows with hardware and versions."""
     names = ("torch", "torchvision", "lightning", "numpy", "opencv-python-headless")
     versions = "; ".join(f"{name} {version(name)}" for name in names)
     if fastai:
-        said = subprocess.run(
+        answer = subprocess.run(
             [fastai, "-c", "import fastai, torch; print(f'fastai {fastai.__version__} on torch {torch.__version__}')"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-        versions += f"; {said.stdout.strip()}"
-    where = {"hardware": hardware(), "versions": versions}
-    write_table(file, kept + [row | where for row in rows])
+        versions += f"; {answer.stdout.strip()}"
+    environment = {"hardware": hardware(), "versions": versions}
+    write_table(file, kept + [row | environment for row in rows])
 
 
 def write_table(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows that have the same columns as CSV, whole or not at all."""
-    with atomic_write(file) as draft, draft.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    """Write rows that have the same columns as CSV."""
+    write_atomically(file, pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n"))
 
 
 def hardware() -> str:
-    """Processor and, where there is one, GPU."""
+    """Name of the processor and, if there is one, of the GPU."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    said = f"{names[0] if names else platform.processor()}, {os.cpu_count()} CPUs"
-    return f"{torch.cuda.get_device_name()}; {said}" if GPU else said
+    processor = f"{names[0] if names else platform.processor()}, {os.cpu_count()} CPUs"
+    return f"{torch.cuda.get_device_name()}; {processor}" if GPU else processor
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What each thing that makes training fast is worth: ``covid-xray train`` beside itself with one of them undone.
+"""Measures the effect of each change that makes training fast: ``covid-xray train`` with one change undone at a time.
 
 ``python experiments/speed/changes.py`` writes changes.csv beside this file.
 """
@@ -22,14 +22,14 @@ UNDONE = {
     "float32 instead of bfloat16": ("trainer.precision=32-true",),
     "contiguous instead of channels-last": ("+callbacks.form._target_=contenders.Contiguous",),
     "optimiser step not fused": ("optimizer.fused=false",),
-    "no cache: every image decoded anew": ("data.cache=off",),
-    "no loader processes": ("data.num_workers=0",),
+    "no cache: every image decoded anew": ("datamodule.cache=off",),
+    "no loader processes": ("datamodule.num_workers=0",),
     "nothing logged": ("logger=none",),
 }
 
 
 def main() -> None:
-    """Time all of them in turn, in the unfrozen and the frozen phase at 224 pixels."""
+    """Measure all variants in turn, in the unfrozen and the frozen phase at 224 pixels."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4)
@@ -38,21 +38,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for scenario in scenarios(make_images(Path(name) / "images"))[:2]:
             command = [sys.executable, str(HERE / "contenders.py"), "train", json.dumps(asdict(scenario))]
-            commands = {what: [*command, *undone] for what, undone in UNDONE.items()}
-            asked = dict.fromkeys(UNDONE, ("seconds", options.seconds))
+            commands = {change: [*command, *settings] for change, settings in UNDONE.items()}
+            requests = dict.fromkeys(UNDONE, ("seconds", options.seconds))
             with started(commands, Path(name) / scenario.name, options.seconds) as running:
-                rates = images_per_second(take_turns(running, options.repeats, asked))
+                rates = images_per_second(take_turns(running, options.repeats, requests))
             rows += [
                 {
                     "scenario": scenario.name,
-                    "change": what,
-                    "images_per_second": round(statistics.median(each[what] for each in rates), 2),
-                    "of_as_it_is": round(statistics.median(each[what] / each["as it is"] for each in rates), 3),
+                    "change": change,
+                    "images_per_second": round(statistics.median(each[change] for each in rates), 2),
+                    "of_as_it_is": round(statistics.median(each[change] / each["as it is"] for each in rates), 3),
                     "repeats": options.repeats,
                     "hardware": hardware(),
                     "torch": torch.__version__,
                 }
-                for what in UNDONE
+                for change in UNDONE
             ]
     write_table(HERE / "changes.csv", rows)
     print((HERE / "changes.csv").read_text(encoding="utf-8"), os.getloadavg())

@@ -1,4 +1,7 @@
-"""Those who are timed, in our environment: ``python contenders.py NAME JSON``, the JSON that of a `bench.Scenario`."""
+"""The contenders that run in this project's environment: ``python contenders.py NAME JSON``.
+
+The JSON holds the fields of a `bench.Scenario`.
+"""
 
 import json
 import os
@@ -6,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from pacing import Pacer
@@ -16,36 +20,36 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class PacingCallback(Callback):
-    """Tells the pacer about every batch of ``covid-xray train``."""
+    """Reports every batch of ``covid-xray train`` to the pacer."""
 
     def __init__(self) -> None:
         self.pacer = Pacer()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Training goes on after a validation."""
+        """Resume the clock after a validation."""
         self.pacer.go_on()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """One more batch."""
+        """Report a batch; stop the clock after the last batch of an epoch."""
         self.pacer.batch_done(len(batch[1]))
         if batch_idx + 1 == trainer.num_training_batches:
             self.pacer.pause()
 
 
 class Contiguous(Callback):
-    """Undoes the channels-last format of network and images."""
+    """Uses the contiguous instead of the channels-last format, for network and images."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Undo it."""
+        """Change the format of the network and of the images."""
         pl_module.network = pl_module.network.to(memory_format=torch.contiguous_format)
         channels_last = pl_module.normalise
         pl_module.normalise = lambda images: channels_last(images).contiguous()
 
 
 def train_with(*overrides: str) -> None:
-    """``covid-xray train`` with any settings, paced."""
+    """Run ``covid-xray train`` with any settings and with the pacer."""
     from covid_xray.cli import main
 
     sys.argv[1:] = ["train", "+callbacks.pacer._target_=contenders.PacingCallback", *overrides]
@@ -53,10 +57,10 @@ def train_with(*overrides: str) -> None:
 
 
 def train(scenario: dict[str, Any], *overrides: str) -> None:
-    """``covid-xray train`` with its real data pipeline, all its callbacks, checkpoints and TensorBoard."""
+    """Run ``covid-xray train`` with its real data pipeline, all its callbacks, checkpoints and TensorBoard."""
     phase = "schedule.phases.frozen_small"
     train_with(
-        "data=folder", f"data.root={scenario['root']}", "data.allow_leakage=true", "model.weights=null",
+        "data=folder", f"data.root={scenario['root']}", "allow_leakage=true", "weights=null",
         *(f"~schedule.phases.{name}" for name in ("unfrozen_small", "frozen_large", "unfrozen_large")),
         f"{phase}.image_size={scenario['size']}", f"{phase}.batch_size={scenario['batch']}", f"{phase}.epochs=10000",
         f"{phase}.trains={'all' if scenario['unfrozen'] else 'head'}", f"{phase}.train_bn={scenario['train_bn']}",
@@ -65,7 +69,7 @@ def train(scenario: dict[str, Any], *overrides: str) -> None:
 
 
 def bare(scenario: dict[str, Any], precision: str, memory_format: str, compiled: bool = False) -> None:
-    """The ceiling: our network and optimiser, one synthetic batch that is on the device already, and nothing else."""
+    """The ceiling: the same network and optimiser, on one synthetic batch that is already on the device."""
     pacer, network = Pacer(), our_network(scenario)
     network = network.to(DEVICE, memory_format=getattr(torch, memory_format))
     images = torch.randn(scenario["batch"], 3, scenario["size"], scenario["size"], device=DEVICE)
@@ -84,7 +88,7 @@ def bare(scenario: dict[str, Any], precision: str, memory_format: str, compiled:
 
 
 def reference(scenario: dict[str, Any]) -> None:
-    """A loop as torchvision's reference scripts have it: ImageFolder, transforms v2, float32, SGD, its metrics."""
+    """A loop like torchvision's reference scripts: ImageFolder, transforms v2, float32, SGD, their metrics."""
     from torch.utils.data import DataLoader
     from torchvision import models
     from torchvision.datasets import ImageFolder
@@ -126,7 +130,7 @@ def reference(scenario: dict[str, Any]) -> None:
 
 
 def bare_forward(scenario: dict[str, Any]) -> None:
-    """The ceiling of evaluation: our network forward, bfloat16 and channels-last where the hardware computes in it."""
+    """The ceiling of evaluation: forward passes only, channels-last, in bfloat16 if the hardware computes in it."""
     from covid_xray.hardware import best_precision
 
     pacer, network = Pacer(), our_network(scenario)
@@ -134,38 +138,43 @@ def bare_forward(scenario: dict[str, Any]) -> None:
     images = torch.randn(scenario["batch"], 3, scenario["size"], scenario["size"], device=DEVICE)
     images = images.contiguous(memory_format=torch.channels_last)
     while True:
-        kind = torch.autocast(DEVICE, torch.bfloat16, enabled=best_precision(DEVICE) == "bf16-mixed")
-        with torch.inference_mode(), kind:
+        autocast = torch.autocast(DEVICE, torch.bfloat16, enabled=best_precision(DEVICE) == "bf16-mixed")
+        with torch.inference_mode(), autocast:
             network(images)
         pacer.batch_done(len(images))
 
 
 def predict(scenario: dict[str, Any]) -> None:
-    """What ``covid-xray predict`` does with every image: read, resize, run the network of a run."""
+    """The work of ``covid-xray predict`` for every image: read, resize, run the network of a run."""
     _infer(scenario, {})
 
 
 def evaluate(scenario: dict[str, Any]) -> None:
-    """What ``covid-xray evaluate`` does with every image: the same, and again with parts taken away."""
-    from covid_xray.probes.shortcuts import blacken_centre, keep_centre
+    """The work of ``covid-xray evaluate`` for every image: the same, and once more for each of its shortcut tests."""
+    from covid_xray.data.images.resize import resize
+    from covid_xray.probes.shortcuts import blacken_centre, keep_centre, remove_border
 
-    _infer(scenario, {"centre blacked out": blacken_centre, "centre only": keep_centre})
+    def without_border(images: np.ndarray) -> np.ndarray:
+        return np.stack([resize(image, images.shape[1]) for image in remove_border(images)])
+
+    conditions = {"centre blacked out": blacken_centre, "centre only": keep_centre, "border removed": without_border}
+    _infer(scenario, conditions)
 
 
-def _infer(scenario: dict[str, Any], masks: dict[str, Any]) -> None:
+def _infer(scenario: dict[str, Any], conditions: dict[str, Any]) -> None:
     from covid_xray.runs.inference import infer
     from covid_xray.runs.load import load_run
 
     run, pacer = load_run(scenario["run"], "last"), Pacer()
-    found = sorted(map(str, Path(scenario["root"]).glob("train/*/*.*")))
-    files = [found[index % len(found)] for index in range(scenario["images"])]
+    images = sorted(map(str, Path(scenario["root"]).glob("train/*/*.*")))
+    files = [images[index % len(images)] for index in range(scenario["images"])]
     while True:
-        infer(run, files, masks)
-        pacer.batch_done(len(files) * (1 + len(masks)))
+        infer(run, files, conditions)
+        pacer.batch_done(len(files) * (1 + len(conditions)))
 
 
 def our_network(scenario: dict[str, Any]) -> nn.Module:
-    """A TransferResNet with what the scenario trains."""
+    """A TransferResNet, frozen as in the scenario."""
     from covid_xray.networks.layer_groups import freeze_for
     from covid_xray.networks.resnet import TransferResNet
     from covid_xray.schedule import Phase

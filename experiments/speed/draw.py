@@ -1,4 +1,4 @@
-"""Draw results.csv as speed.png: training speed of every contender, beside the ceiling; ``make bench`` does so."""
+"""Draw results.csv as speed.png: training speed of every contender and the ceiling; part of ``make bench``."""
 
 import csv
 
@@ -15,11 +15,11 @@ _OTHERS = "#c8ccd0"
 
 
 def main() -> None:
-    """Draw what was measured; scenarios that were not are left out."""
+    """Draw the measured scenarios."""
     with (HERE / "results.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     speeds: dict[str, dict[str, float]] = {}
-    for row in rows:  # a contender of two groups was timed twice: the second time beside ours
+    for row in rows:  # of a contender in two groups, the second row counts: it was measured beside ours
         speeds.setdefault(row["scenario"], {})[row["contender"]] = float(row["images_per_second"])
     shown = [name for name in SCENARIOS if {OURS, CEILING} <= speeds.get(name, {}).keys()]
     figure = Figure(figsize=(2.4 + 1.9 * len(shown), 2.6), layout="constrained")
@@ -31,13 +31,13 @@ def main() -> None:
 
 
 def draw(axis: Axes, speeds: dict[str, float], named: bool) -> None:
-    """A bar for each contender of a scenario, with its speed; ours in colour."""
-    for place, name in enumerate(SHOWN):
+    """Draw a bar for each contender of a scenario, with its speed; ours in colour."""
+    for y, name in enumerate(SHOWN):
         if name in speeds:
-            axis.barh(place, speeds[name], color=COLOURS[0] if name == OURS else _OTHERS)
+            axis.barh(y, speeds[name], color=COLOURS[0] if name == OURS else _OTHERS)
             inside = speeds[name] > 0.75 * speeds[CEILING]
             axis.text(
-                speeds[name], place, f" {speeds[name]:.3g} ", fontsize=8, va="center",
+                speeds[name], y, f" {speeds[name]:.3g} ", fontsize=8, va="center",
                 ha="right" if inside else "left", color="white" if inside else "black",
             )  # fmt: skip
     axis.axvline(speeds[CEILING], color="black", linewidth=1, linestyle=(0, (1, 2)))

@@ -1,4 +1,4 @@
-"""fastai 2, in its own environment: ``python fastai_side.py JSON [options|train_bn=False|validate]``."""
+"""The contender fastai 2, in its own environment: ``python fastai_side.py JSON [options|train_bn=False|validate]``."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ warnings.filterwarnings("ignore")
 
 
 class Pacing(Callback):
-    """Tells the pacer about every training batch, or about every validation batch."""
+    """Reports every training batch, or every validation batch, to the pacer."""
 
     order = 100
 
@@ -30,36 +30,36 @@ class Pacing(Callback):
         self.pacer, self.validate = Pacer(), validate
 
     def after_batch(self) -> None:
-        """One more batch."""
+        """Report a batch."""
         if self.training != self.validate:
             self.pacer.batch_done(len(self.yb[0]))
 
     def after_train(self) -> None:
-        """Validation begins."""
+        """Stop the clock when validation begins."""
         self.pacer.pause()
 
     def before_train(self) -> None:
-        """Training goes on."""
+        """Resume the clock when training continues."""
         self.pacer.go_on()
 
 
 def main() -> None:
-    """As its documentation has a user run it; with ``options`` also channels-last and, on GPUs, bfloat16."""
-    scenario, how = json.loads(sys.argv[1]), sys.argv[2:]
+    """Train as in fastai's documentation; with ``options`` also channels-last and, on GPUs, bfloat16."""
+    scenario, modes = json.loads(sys.argv[1]), sys.argv[2:]
     dls = ImageDataLoaders.from_folder(
         scenario["root"], valid="val", bs=scenario["batch"],
         item_tfms=Resize(scenario["size"], ResizeMethod.Squish), batch_tfms=aug_transforms(),
     )  # fmt: skip
-    learn = vision_learner(dls, resnet50, pretrained=False, metrics=accuracy, train_bn="train_bn=False" not in how)
-    if "options" in how:
-        # Its mixed precision asks for CUDA's autocast, which does nothing on a CPU.
+    learn = vision_learner(dls, resnet50, pretrained=False, metrics=accuracy, train_bn="train_bn=False" not in modes)
+    if "options" in modes:
+        # fastai's mixed precision uses CUDA's autocast, which has no effect on a CPU.
         learn = learn.to_channelslast(use_amp=torch.cuda.is_available(), amp_mode="bf16")
     learn.freeze()
     if scenario["unfrozen"]:
         learn.unfreeze()
-    pacing = Pacing("validate" in how)
+    pacing = Pacing("validate" in modes)
     with learn.no_bar():
-        while "validate" in how:
+        while "validate" in modes:
             learn.validate(cbs=[pacing])
         learn.fit_one_cycle(10000, 1e-5, cbs=[pacing])
 

@@ -1,11 +1,10 @@
-"""How time and memory of ``covid-xray train`` grow with the number of images and with their size: growth.csv.
+"""Measures how time and memory of ``covid-xray train`` grow with the number of images and with their size.
 
-``python experiments/speed/growth.py``; drawn chests, so that any number can be had. Whole epochs, with validation and
-checkpoint, against the number of images; training alone against their size, since the rest does not depend on it. The
-runs that are compared take turns, and ratios are taken within a round.
+``python experiments/speed/growth.py`` writes growth.csv. The images are phantoms. For the number of images, whole
+epochs count, with validation and checkpoint; for their size, only training steps count. The compared runs take turns,
+and ratios are computed within a round.
 """
 
-import csv
 import statistics
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from bench import HERE, hardware, started, take_turns, write_table
 
 PHASE = "schedule.phases.frozen_small"
@@ -25,10 +25,10 @@ class Point:
     """A training run.
 
     Attributes:
-        patients: Chests that are drawn, one image each.
-        size: Side of the images that are trained on, in pixels.
+        patients: Number of patients, with one image each.
+        size: Side of the training images, in pixels.
         batch: Images per step.
-        model: Config group.
+        model: Name of the network.
     """
 
     patients: int
@@ -37,10 +37,10 @@ class Point:
     model: str
 
     def command(self) -> list[str]:
-        """What starts the run."""
+        """Command line of the run."""
         settings = [
             "data=phantom", f"data.patients={self.patients}", "data.images_per_patient=1", f"data.size={self.size}",
-            "data.root=phantoms", f"model={self.model}", "model.weights=null", *DROPPED,
+            "data.root=phantoms", f"model.architecture={self.model}", "weights=null", *DROPPED,
             f"{PHASE}.image_size={self.size}", f"{PHASE}.batch_size={self.batch}", f"{PHASE}.trains=all",
             f"{PHASE}.epochs=10000", f"{PHASE}.max_lr=1e-5", "run_dir=run",
         ]  # fmt: skip
@@ -54,7 +54,7 @@ GROWTH = {
 
 
 def main() -> None:
-    """Let both grow; the table is written anew after each."""
+    """Measure both kinds of growth; the table is written after each."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         for grows, points in GROWTH.items():
@@ -63,16 +63,16 @@ def main() -> None:
 
 
 def measure(grows: str, points: list[Point], folder: Path) -> list[dict[str, Any]]:
-    """Time some runs in turn; a row for each, with its cost against the smallest's."""
+    """Measure some runs in turn; return a row for each, with its cost relative to that of the smallest."""
     names = [str(point) for point in points]
     with started(dict(zip(names, (point.command() for point in points), strict=True)), folder, 3) as running:
         images = [trained_images(folder / f"{index}/run/splits.csv", point.batch) for index, point in enumerate(points)]
-        asked = {
+        requests = {
             name: ("images", number) if grows == "images" else ("seconds", 6)
             for name, number in zip(names, images, strict=True)
         }
-        take_turns(running, 1, asked)  # the epoch that is under way is ended
-        rounds = take_turns(running, ROUNDS, asked)
+        take_turns(running, 1, requests)  # ends the current epoch
+        rounds = take_turns(running, ROUNDS, requests)
     rows = []
     for index, (name, point) in enumerate(zip(names, points, strict=True)):
         share = 1 if grows == "images" else (point.size / points[0].size) ** 2
@@ -95,9 +95,8 @@ def measure(grows: str, points: list[Point], folder: Path) -> list[dict[str, Any
 
 
 def trained_images(splits: Path, batch: int) -> int:
-    """Images of an epoch: the last batch, if not full, is dropped."""
-    with splits.open(encoding="utf-8") as handle:
-        number = sum(row["split"] == "train" for row in csv.DictReader(handle))
+    """Training images of an epoch, without the last batch if it is not full."""
+    number = int((pd.read_csv(splits)["split"] == "train").sum())
     return number // batch * batch
 
 

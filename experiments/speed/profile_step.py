@@ -1,7 +1,7 @@
-"""Where the time of a training step goes, before and after: profile.csv, the share of every kind of operation.
+"""Measures the time of every kind of operation in a training step, before and after the changes for speed.
 
-``python experiments/speed/profile_step.py``; before: float32, contiguous, optimiser not fused, as most scripts train;
-after: as `covid_xray` trains. The same network, on one synthetic batch of 16 at 224 pixels.
+``python experiments/speed/profile_step.py`` writes profile.csv. Before: float32, contiguous, optimiser not fused, as in
+most scripts. After: as in `covid_xray`. Both have the same network and one synthetic batch of 16 images of 224 pixels.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 STEPS = 3
-# What an operation of PyTorch belongs to, by the beginning of its name; the first that fits.
+# Kind of an operation of PyTorch, by the beginning of its name; the first match counts.
 KINDS = {
     "convolution, backward": ("aten::convolution_backward", "aten::mkldnn_convolution_backward"),
     "convolution, forward": ("aten::mkldnn_convolution", "aten::_convolution", "aten::cudnn_convolution", "aten::conv"),
@@ -28,7 +28,7 @@ KINDS = {
 
 
 def main() -> None:
-    """Profile both in the unfrozen and the frozen phase, and write the table."""
+    """Profile both variants in the unfrozen and the frozen phase, and write the table."""
     rows: list[dict[str, Any]] = []
     for phase, unfrozen in {"unfrozen": True, "frozen": False}.items():
         for when, fast in {"before": False, "after": True}.items():
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def step_times(scenario: Scenario, fast: bool) -> Counter[str]:
-    """Milliseconds of a step by kind of operation, time within other operations counted there."""
+    """Milliseconds of a step by kind of operation, without the time of nested operations."""
     network = our_network(vars(scenario)).to(DEVICE)
     images = torch.randn(scenario.batch, 3, scenario.size, scenario.size, device=DEVICE)
     if fast:

@@ -22,8 +22,8 @@ def test_ranks_stay_equal_over_all_phases(covid_xray: Command, workplace: Path) 
     assert result.returncode == 0, result.stderr
     for epoch in range(EPOCHS):
         ranks = [load_state(workplace / "two" / f"state-epoch{epoch}-rank{rank}.pt") for rank in (0, 1)]
-        weights = [{k: v for k, v in state["weights"].items() if "running_" not in k} for state in ranks]  # type: ignore[attr-defined]
-        assert differences(*weights) == [], f"epoch {epoch}"
+        weights = [{k: v for k, v in state["weights"].items() if "running_" not in k} for state in ranks]
+        assert differences(weights[0], weights[1]) == [], f"epoch {epoch}"
         assert differences(ranks[0]["optimizer"], ranks[1]["optimizer"]) == [], f"epoch {epoch}"
 
 

@@ -140,7 +140,7 @@ def test_folds_are_pooled(command: InProcess, evaluated: Path, tiny_run: Path, w
     accuracies = [part["variants"]["calibrated"]["metrics"]["accuracy"]["value"] for part in parts]
     assert found["folds"]["accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
     assert found["folds"]["accuracy"]["sd"] == pytest.approx(np.std(accuracies, ddof=1))
-    total = sum(np.array(part["variants"]["calibrated"]["confusion"]) for part in parts)
+    total = np.sum([part["variants"]["calibrated"]["confusion"] for part in parts], axis=0)
     assert found["pooled"]["confusion"] == total.tolist()
     mistake(command(f"compare runs=[{sweep}/fold-0,{sweep}/fold-1] resamples=20"), "only in the first")
     (sweep / "fold-1" / "metrics.json").unlink()

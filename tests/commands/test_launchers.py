@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -111,20 +112,20 @@ def slurm(node: int, port: int) -> tuple[list[str], dict[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", [torchrun, slurm])
-def test_two_nodes_train_as_one(workplace: Path, start: object) -> None:
-    name = f"nodes-{start.__name__}"  # type: ignore[attr-defined]
+def test_two_nodes_train_as_one(workplace: Path, start: Callable[[int, int], tuple[list[str], dict[str, str]]]) -> None:
+    name = f"nodes-{start.__name__}"
     settings = ["train", "experiment=tiny", "logger=none", f"run_dir={name}", "datamodule.num_workers=0"]
     settings += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2"]
     settings += ["+callbacks.dump._target_=probe_callbacks.StateDump"]
     port, nodes = free_port(), []
     for node in (0, 1):
-        command, extra = start(node, port)  # type: ignore[operator]
+        command, extra = start(node, port)
         environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", **extra}
         nodes.append(subprocess.Popen([*command, *settings], cwd=workplace, env=environment, stderr=subprocess.PIPE))
     for process in nodes:
         _, err = process.communicate(timeout=400)
         assert process.returncode == 0, err.decode()
     ranks = [load_state(workplace / name / f"state-epoch3-rank{rank}.pt") for rank in (0, 1)]
-    weights = [{k: v for k, v in state["weights"].items() if "running_" not in k} for state in ranks]  # type: ignore[attr-defined]
-    assert differences(*weights) == []
+    weights = [{k: v for k, v in state["weights"].items() if "running_" not in k} for state in ranks]
+    assert differences(weights[0], weights[1]) == []
     assert (workplace / name / "metrics.json").is_file()

@@ -13,8 +13,8 @@ import torch
 from safetensors import safe_open
 from tiny_run import InProcess, command, copy_run, mistake, tiny_run
 
-from covid_xray.data.augmentation import resize
 from covid_xray.data.images.read import read_image, write_png
+from covid_xray.data.images.resize import resize
 from covid_xray.runs.calibration import learn, ood_score
 from covid_xray.runs.predict import OUT_OF_DISTRIBUTION, UNSURE
 from covid_xray.runs.prediction_file import PredictionFile, list_images

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from drawn import xs
 from tiny_run import InProcess, command, mistake
 from tiny_sweep import RATE, tiny_sweep
 
@@ -121,7 +122,7 @@ def test_leak_beside_the_corrected_figure(command: InProcess, grid: Path) -> Non
     runs = read_sweep(grid)
     axis = leak_figure(leaked_runs(runs), varied_keys(runs)).axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == [settings_text(run, varied_keys(runs))]
-    dots = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o" and len(line.get_xdata())]  # type: ignore[arg-type, index]
+    dots = [xs(line)[0] for line in axis.lines if line.get_marker() == "o" and xs(line)]
     assert dots == [run.metrics["test/accuracy"], 0.4], "one run, leaked and corrected"
     assert len(axis.collections) == 2, "an interval each"
     assert command(f"report sweep={grid}")[0] == 0

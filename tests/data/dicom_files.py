@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 SECRET = "Doe^Jane"
 
@@ -20,9 +20,9 @@ def dicom_bytes(pixels: np.ndarray | None, syntax: str = ExplicitVRLittleEndian,
         **elements: Elements to set, or to remove if None. ``payload`` holds compressed pixels to encapsulate.
     """
     dataset, meta = Dataset(), FileMetaDataset()
-    meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID = UID("1.2.840.10008.5.1.4.1.1.1")
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
-    meta.TransferSyntaxUID = syntax
+    meta.TransferSyntaxUID = UID(syntax)
     dataset.file_meta = meta
     dataset.PatientName, dataset.PatientID = SECRET, "4711"
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"

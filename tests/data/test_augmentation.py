@@ -6,9 +6,12 @@ import pytest
 from scipy import stats
 from scipy.special import expit, logit
 
-from covid_xray.data.augmentation import Augmentation, LogitBrightnessContrast, ResizeWarp, resample, resize
+from covid_xray.data.augmentation import Augmentation, LogitBrightnessContrast, ResizeWarp, resample
+from covid_xray.data.images.grey import GreyImage
+from covid_xray.data.images.resize import resize
 
-IMAGE = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (300, 200)).astype(np.uint8), (0, 0), 4)
+NOISE = np.random.default_rng(0).integers(0, 256, (300, 200)).astype(np.uint8)
+IMAGE: GreyImage = np.asarray(cv2.GaussianBlur(NOISE, (0, 0), 4))
 
 
 def test_same_seed_gives_the_same_image() -> None:
@@ -29,7 +32,8 @@ def test_transforms_draw_independently() -> None:
         warp, light = augment.transforms
         flat = warp.params["homography"][2, :2]
         drawn.append((bool(np.any(flat)), bool((light.params["table"] == np.arange(256)).all())))
-    table = np.histogram2d(*np.array(drawn, dtype=int).T, bins=2)[0]
+    warped, lit = np.array(drawn, dtype=int).T
+    table = np.histogram2d(warped, lit, bins=2)[0]
     assert stats.chi2_contingency(table).pvalue > 1e-3
 
 
@@ -63,12 +67,12 @@ def test_warp_moves_the_corners_independently() -> None:
     """As symmetric_warp of fastai 1: corners moved by -0.2 to 0.2 are mapped to the corners of the square."""
     warp = ResizeWarp(rotate=0.0, zoom=1.0, flip_p=0.0, p=1.0)
     rng = np.random.default_rng(0)
-    moves = []
+    drawn = []
     for _ in range(2000):
         inverse = np.linalg.inv(warp.draw(rng))
         corner = inverse @ [-1, -1, 1]
-        moves.append(-1 - corner[:2] / corner[2])
-    moves = np.array(moves)
+        drawn.append(-1 - corner[:2] / corner[2])
+    moves = np.array(drawn)
     for axis in (0, 1):
         assert stats.kstest(moves[:, axis], stats.uniform(-0.2, 0.4).cdf).pvalue > 1e-3
     assert abs(np.corrcoef(moves.T)[0, 1]) < 0.08

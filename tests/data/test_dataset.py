@@ -59,7 +59,7 @@ def test_resizing_twice_is_resizing_once_within_a_grey_level(files: list[str]) -
 
 
 def test_single_samples_and_batches_agree(files: list[str]) -> None:
-    dataset, batches = _dataset(files, ARTICLE, None), TrainBatches(24, 0)
+    dataset, batches = _dataset(files, ARTICLE, None), TrainBatches(["a"] * 24, 0)
     batches.begin(2, 6, 48)
     for batch in batches:
         images, labels = collate([dataset[sample] for sample in batch])
@@ -75,6 +75,6 @@ def _dataset(files: list[str], augment: Augmentation, cache: Path | None) -> Xra
 
 
 def _loader(dataset: XrayDataset, size: int, workers: int) -> "DataLoader[tuple[np.ndarray, int]]":
-    batches = TrainBatches(len(dataset), 5)
+    batches = TrainBatches(["a"] * len(dataset), 5)
     batches.begin(1, 8, size)
     return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate)

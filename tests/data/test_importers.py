@@ -52,6 +52,7 @@ def ready(dataset: str, root: Path, **settings: object) -> tuple[Prepared, dict[
     """Prepare a collection, read its manifest, and return the rows by file name."""
     output = root.parent / f"{root.name}-prepared"
     before = {path: path.lstat().st_mtime_ns for path in root.rglob("*")}
+    settings = {"max_rejected": 1} | settings
     prepared = prepare(dataset, root, output, **settings)  # type: ignore[arg-type]
     assert {path: path.lstat().st_mtime_ns for path in root.rglob("*")} == before
     table = read_manifest(prepared.manifest)
@@ -66,6 +67,7 @@ def test_every_importer_is_found_and_documented() -> None:
     assert importers() == ["cohen", "covidx", "darkcovid", "folder", "kermany", "nih", "radiography", "rsna"]
     for name in importers():
         documentation = __import__(f"covid_xray.data.importers.{name}", fromlist=["read"]).__doc__
+        assert documentation is not None
         assert name == "folder" or ("Layout:" in documentation and "Source:" in documentation)
         assert name in (REPOSITORY / "covid_xray/data/importers/README.md").read_text()
 
@@ -150,6 +152,59 @@ def test_covidx_positive_and_negative(tmp_path: Path) -> None:
     text(root / "train.txt", "5 ARDSSevere.png negative cohen")
     with pytest.raises(UserError, match="several train lists"):
         ready("covidx", root)
+
+
+def test_covidx_patients_of_two_words(tmp_path: Path) -> None:
+    """Lines of COVIDx 7A to 8B: the patients of SIRM, and their file names, may contain a blank."""
+    root = tree(tmp_path / "covidx", "Train/COVID(1).png", "Train/COVID-19 (2).png", "Train/n.png")
+    lines = [
+        "COVID 1 COVID(1).png COVID-19 sirm",
+        "COVID-19 2 COVID-19 (2).png COVID-19 sirm",
+        "aa-1 n.png normal rsna",
+    ]
+    text(root / "Train_COVIDx7A.txt", *lines)
+    prepared, rows = ready("covidx", root)
+    assert prepared.rejected.empty
+    assert {name: (row["label"], row["patient_id"], row["split"]) for name, row in rows.items()} == {
+        "COVID(1).png": ("covid-19", "sirm-COVID 1", "train"),
+        "COVID-19 (2).png": ("covid-19", "sirm-COVID-19 2", "train"),
+        "n.png": ("normal", "rsna-aa-1", "train"),
+    }
+
+
+def test_covidx_positive_among_three_classes(tmp_path: Path) -> None:
+    root = tree(tmp_path / "covidx", *(f"train/{name}.png" for name in "abcd"))
+    text(
+        root / "train.txt",
+        "1 a.png normal rsna",
+        "2 b.png pneumonia rsna",
+        "3 c.png positive bimcv",
+        "4 d.png negative x",
+    )
+    prepared, rows = ready("covidx", root)
+    assert {name: row["label"] for name, row in rows.items()} == {
+        "a.png": "normal",
+        "b.png": "pneumonia",
+        "c.png": "covid-19",
+    }
+    assert prepared.rejected["reason"].tolist() == ["its class is negative, in a list of three classes"]
+
+
+def test_every_importer_refuses_to_lose_many_images(tmp_path: Path) -> None:
+    root = tree(tmp_path / "covidx", *(f"train/{number}.png" for number in range(20)))
+    lines = [f"{number} {number}.png normal x" for number in range(22)]
+    text(root / "train.txt", *lines)
+    sentence = r"dataset=covidx: 2 of 22 images \(9.1%\) are rejected.*max_rejected=0.1$"
+    with pytest.raises(UserError, match=sentence):
+        ready("covidx", root, max_rejected=0.05)
+    assert not (tmp_path / "covidx-prepared/manifest.csv").exists()
+    assert len(pd.read_csv(tmp_path / "covidx-prepared/rejected.csv")) == 2
+    assert len(ready("covidx", root, max_rejected=0.1)[1]) == 20
+
+
+def test_kermany_splits_in_any_case(tmp_path: Path) -> None:
+    root = tree(tmp_path / "k", "Train/NORMAL/IM-0115-0001.jpeg", "VAL/Normal/IM-0116-0001.jpeg")
+    assert [row["split"] for row in ready("kermany", root)[1].values()] == ["train", "val"]
 
 
 METADATA = "patientid,offset,sex,age,finding,RT_PCR_positive,view,modality,date,location,folder,filename,url"
@@ -423,7 +478,13 @@ def test_command(covid_xray: Callable[..., subprocess.CompletedProcess[str]], wo
     root = tree(workplace / "collection", *(f"{label}/{number}.png" for label in "ab" for number in range(3)))
     (root / "a/broken.png").write_text("no image")
     before = set(workplace.iterdir())
-    done = covid_xray("prepare", "dataset=folder", f"source={root}", "output=ready")
+    refused = covid_xray("prepare", "dataset=folder", f"source={root}", "output=ready")
+    assert refused.returncode == 2
+    assert "dataset=folder: 1 of 7 images (14.3%) are rejected, more than max_rejected=0.05" in refused.stderr
+    assert not (workplace / "ready/manifest.csv").exists()
+    advised = refused.stderr.strip().rsplit(" ", 1)[1]
+    assert advised == "max_rejected=0.15"
+    done = covid_xray("prepare", "dataset=folder", f"source={root}", "output=ready", advised)
     assert done.returncode == 0, done.stderr
     assert "Rejected: 1 x it is no image of a known format" in done.stdout
     assert "Rejected in total: 1 of 7" in done.stdout

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -176,7 +177,8 @@ def test_dropped_classes_are_counted(write: Callable[..., Path], capsys: pytest.
     ("class_map", "words"),
     [
         ({"z": "x"}, "no image has the label 'z'; the labels are x, y"),
-        ({"x": 3}, "class_map.x"),
+        ({"x": ["y"]}, "class_map.x"),
+        ({"x": True}, "class_map.x"),
         ({"x": " "}, "class_map.x"),
     ],
 )
@@ -219,12 +221,21 @@ def test_columns_with_reserved_names_are_renamed(write: Callable[..., Path], tmp
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("Normal", "normal"), ("covid-19", "COVID 19"), ("covid_19", "covid19"), ("Müll", "Mu\u0308ll")]
+    ("one", "other"),
+    [
+        ("Normal", "normal"),
+        ("covid-19", "COVID 19"),
+        ("covid_19", "covid19"),
+        ("0", "0.0"),
+        ("1", "01"),
+        ("Müll", "Mu\u0308ll"),
+    ],
 )
 def test_similar_class_names_are_refused(one: str, other: str, write: Callable[..., Path], tmp_path: Path) -> None:
     file = write(f"path,label\na.png,{one}\nb.png,{other}\n")
-    with pytest.raises(UserError, match=r"would be two classes.*data\.class_map=") as error:
+    with pytest.raises(UserError, match="would be two classes") as error:
         read_manifest(file)
+    assert ("data.class_map=" in str(error.value)) == one.isascii()  # Hydra reads no other letters in a key
     assert repr(one) in str(error.value)
     assert repr(other) in str(error.value)
     assert set(read_manifest(file, {one: other})["label"]) == {other}
@@ -339,7 +350,8 @@ def test_records_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert records["file"].tolist() == [str(tmp_path / "a.png"), "/b.png"]
     assert records["patient_id"].tolist() == records["path"].tolist() == ["a.png", "/b.png"]
     assert records["source"].tolist() == records["split"].tolist() == ["", ""]
-    given = given.assign(patient_id=[None, "7"], split=["VALID", None], file=["c.png", None], source="s")
+    columns: dict[str, Any] = {"patient_id": [None, "7"], "split": ["VALID", None], "file": ["c.png", None]}
+    given = given.assign(**columns, source="s")
     records = check_records(given)
     assert records[["patient_id", "split"]].to_numpy().tolist() == [["a.png", "val"], ["7", ""]]
     assert records["file"].tolist() == [str(tmp_path / "c.png"), "/b.png"]
@@ -414,3 +426,70 @@ def test_invalid_bytes_raise_a_user_error(text: bytes, tmp_path: Path) -> None:
     file.write_bytes(text)
     with pytest.raises(UserError):
         read_manifest(file)
+
+
+def test_numeric_labels_are_mapped_as_text(write: Callable[..., Path]) -> None:
+    file = write("path,label\na.png,0\nb.png,1\n")
+    table = read_manifest(file, {0: "normal", 1: 2}, ["normal", 2])  # type: ignore[dict-item, list-item]
+    assert table["label"].tolist() == ["normal", "2"]
+    assert table.attrs["reader"]["class_map"] == {"0": "normal", "1": "2"}
+
+
+def test_columns_in_any_case(write: Callable[..., Path]) -> None:
+    table = read_manifest(write("Path,LABEL,Patient_ID,Split\na.png,x,7,Training\nb.png,y,8,TESTING\n"))
+    assert table["patient_id"].tolist() == ["7", "8"]
+    assert table["split"].tolist() == ["train", "test"]
+
+
+@pytest.mark.parametrize(("one", "two"), [("7", "7.0"), ("007", "7"), ("P7", "p7"), ("P 7", "P7"), ("p007", "p7")])
+def test_patients_written_in_two_ways_are_refused(one: str, two: str, write: Callable[..., Path]) -> None:
+    first = write(f"path,label,patient_id\na.png,x,{one}\nb.png,y,{two}\n")
+    with pytest.raises(UserError, match=r"differ only in case, blanks, leading zeros or \.0; write the id") as error:
+        read_manifest(first)
+    assert repr(one) in str(error.value)
+    assert repr(two) in str(error.value)
+
+
+def test_patients_without_id_may_be_similar(write: Callable[..., Path]) -> None:
+    table = read_manifest(write("path,label\n1.png,x\n01.png,y\n", images=("1.png", "01.png")))
+    assert table["patient_id"].tolist() == ["1.png", "01.png"]
+
+
+@pytest.mark.parametrize("other", ["7", "7.0"])
+def test_an_id_in_two_manifests(other: str, write: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    files = [
+        write(f"path,label,patient_id\na.png,x,{number}\nb.png,y,{place}9\n", f"{place}/m.csv")
+        for place, number in (("p", "7"), ("q", other))
+    ]
+    assert read_manifest(files)["patient_id"].tolist() == ["p/7", "p9", f"q/{other}", "q9"]
+    printed = capsys.readouterr().out
+    assert "1 patient ids, such as '7', are in the manifests of several folders (p, q)" in printed
+    assert "data.same_patients=true" in printed
+    if other == "7":
+        assert read_manifest(files, same_patients=True)["patient_id"].tolist() == ["7", "p9", "7", "q9"]
+    else:
+        with pytest.raises(UserError, match=r"'7' and '7\.0' differ only"):
+            read_manifest(files, same_patients=True)
+
+
+def test_patient_in_the_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("x/patient01/study1/view1.png", "x/patient01/study2/view1.png", "y/12_a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(PNG)
+    with_view = read_folder(tmp_path, r"(patient\d+)")["patient_id"].tolist()
+    assert with_view == ["patient01", "patient01", "y/12_a.png"]
+    assert "data.patient_regex finds no patient in 1 of 3 paths" in capsys.readouterr().out
+    # The name of the file comes first: "^" is its beginning.
+    assert read_folder(tmp_path, r"^(\d+)_")["patient_id"].tolist()[-1] == "12"
+    with pytest.raises(UserError, match=r"finds no patient in any path of data\.root"):
+        read_folder(tmp_path, r"(person\d+)")
+
+
+def test_folder_layouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("Training/a/images/1.png", "Training/a/masks/1.png", "Testing/b/1.png", "VAL/a/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(PNG)
+    table = read_folder(tmp_path).sort_values("path")
+    assert table["split"].tolist() == ["test", "train", "val"]
+    assert table["label"].tolist() == ["b", "a", "a"]
+    assert "left out because it contains masks: 'Training/a/masks/'" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Splits: no patient is in two splits, the shares are as set, and the order of the records has no effect."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,7 +61,8 @@ def test_folds_partition_the_images() -> None:
 def test_given_test_set_is_kept_and_folds_then_make_validation() -> None:
     table = records([(label, 2) for _ in range(20) for label in "abc"])
     table.loc[table["patient_id"].isin([f"p{i}" for i in range(12)]), "split"] = "test"
-    for arguments in ({}, {"folds": 4, "fold": 1}):
+    choices: list[dict[str, Any]] = [{}, {"folds": 4, "fold": 1}]
+    for arguments in choices:
         split = assign_splits(table, **arguments)["split"]
         assert ((split == "test") == (table["split"] == "test")).all()
         assert (split == "val").any()
@@ -192,5 +194,5 @@ def test_refusal_of_leaking_data_names_the_setting_that_removes_the_leak(tmp_pat
         audit_records(assign_splits(table, images=images), images).raise_for_leaks()
     assert "drop the splits that the data brings (split.given=ignore)" in str(info.value)
     assert "\n" not in str(info.value)
-    settings = {"val_share": 0.5, "test_share": 0.5}
+    settings: dict[str, Any] = {"val_share": 0.5, "test_share": 0.5}
     audit_records(assign_splits(table, given="ignore", images=images, **settings), images).raise_for_leaks()

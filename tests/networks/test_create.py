@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from covid_xray.errors import UserError
 from covid_xray.networks.create import create_network
@@ -16,7 +15,7 @@ def test_resnet_by_name_with_weights_and_settings(tmp_path: Path) -> None:
     torch.save(source.body.state_dict(), tmp_path / "body.pt")
     network = create_network("resnet18", 3, str(tmp_path / "body.pt"), hidden=16, dropout=(0.0, 0.1))
     assert isinstance(network, TransferResNet)
-    assert torch.equal(network.body.conv1.weight, source.body.conv1.weight)
+    assert torch.equal(network.body.get_parameter("conv1.weight"), source.body.get_parameter("conv1.weight"))
     assert network.head[-1].in_features == 16
     assert network.head[-1].out_features == 3
     settings = {"architecture": "resnet18", "hidden": 16, "dropout": (0.0, 0.1)}
@@ -25,7 +24,7 @@ def test_resnet_by_name_with_weights_and_settings(tmp_path: Path) -> None:
 
 def test_class_by_import_path() -> None:
     network = create_network("covid_xray.networks.resnet.TransferResNet", 4, architecture="resnet18")
-    assert isinstance(network, nn.Module)
+    assert isinstance(network, TransferResNet)
     assert network.head[-1].out_features == 4
     assert network.config == {"_target_": "covid_xray.networks.resnet.TransferResNet", "architecture": "resnet18"}
 
@@ -43,7 +42,7 @@ def test_unknown_network_is_refused(name: str) -> None:
     ("settings", "message"),
     [
         ({"architecture": "resnet19"}, "model.architecture='resnet19' is unknown; use one of resnet18, "),
-        ({"hidden": 0}, "model.hidden must be a whole number of at least 1, not 0"),
+        ({"hidden": 0}, "model.hidden must be a whole number from 1 to 65,536, not 0"),
         ({"dropout": [0.5]}, "model.dropout must be two numbers from 0 to below 1, not [0.5]"),
         ({"dropout": [0.5, 1.0]}, "model.dropout must be two numbers from 0 to below 1, not [0.5, 1.0]"),
     ],

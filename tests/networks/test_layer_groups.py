@@ -77,9 +77,9 @@ def test_parameter_left_out_is_named(lost: str, name: str) -> None:
 def test_parameter_listed_twice_is_refused(again: str) -> None:
     class Twice(Small):
         def layer_groups(self) -> LayerGroups:
-            part = {"scale": self.scale, "body": self.body, "layer of body": self.body[1]}[again]
+            parts: LayerGroups = {"scale": [self.scale], "body": [self.body], "layer of body": [self.body[1]]}
             groups = super().layer_groups()
-            return groups | {"top": [*groups["top"], part]}
+            return groups | {"top": [*groups["top"], *parts[again]]}
 
     assert refusal(Twice()) == "model: layer_groups() of Twice lists a parameter twice"
 

@@ -1,5 +1,9 @@
 """Pretrained weights from names and files, and the errors if they cannot be loaded."""
 
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 
@@ -10,13 +14,14 @@ from torchvision import models
 
 from covid_xray.errors import UserError
 from covid_xray.networks.resnet import TransferResNet
-from covid_xray.networks.weights import load_weights
+from covid_xray.networks.weights import load_weights, read_state_dict
 
 
 @pytest.fixture(scope="module")
 def resnet18() -> torch.nn.Module:
     torch.manual_seed(1)
-    return models.resnet18(weights=None)
+    network: torch.nn.Module = models.resnet18(weights=None)
+    return network
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,7 @@ def test_default_are_the_newest_weights(monkeypatch: pytest.MonkeyPatch, resnet1
     network = TransferResNet(3, "resnet18")
     load_weights(network, "DEFAULT")
     assert fetched == [models.ResNet18_Weights.DEFAULT.url]
-    assert torch.equal(network.body.conv1.weight, resnet18.conv1.weight)
+    assert torch.equal(network.body.get_parameter("conv1.weight"), resnet18.get_parameter("conv1.weight"))
 
 
 @pytest.mark.parametrize("weights", ["IMAGENET1K_V9", "weights.onnx"])
@@ -106,3 +111,48 @@ def test_network_without_pretrained_weights() -> None:
     with pytest.raises(UserError) as info:
         load_weights(network, "IMAGENET1K_V2")
     assert str(info.value) == "weights=IMAGENET1K_V2: Linear has no load_weights(); use weights=null"
+
+
+class Command:
+    """Unpickled as code, it would run a command."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("true",)
+
+
+def compressed(file: Path, state: object) -> None:
+    """Write a state dict as torch does, then deflate it."""
+    torch.save(state, file)
+    parts = {part: zipfile.ZipFile(file).read(part) for part in zipfile.ZipFile(file).namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (lambda file: torch.save({"a": Command()}, file), r"it names posix\.system and could run code"),
+        (lambda file: file.write_bytes(pickle.dumps(Command())), "it is damaged, or no weights"),
+        (lambda file: compressed(file, {"a": torch.zeros(1 << 22)}), "is compressed, with 16,777"),
+        (lambda file: file.write_bytes(b"\x80\x02" + b"(" * 100_000 + b"."), "cannot be read as tensors"),
+        (lambda file: file.write_bytes(b"PK\x03\x04" + bytes(100)), "cannot be read as tensors"),
+        (lambda file: file.write_text("hello\n" * 100), "cannot be read as tensors"),
+        (lambda file: file.write_bytes(b""), "cannot be read as tensors"),
+        (lambda file: torch.save({1: torch.zeros(1)}, file), "holds no state dict"),
+    ],
+)
+def test_files_that_run_code_or_take_memory_are_refused(
+    write: Callable[[Path], None], reason: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "weights.pt"
+    write(file)
+    with pytest.raises(UserError, match=reason) as error:
+        read_state_dict(file)
+    assert "weights_only" not in str(error.value)
+
+
+def test_an_honest_file_that_was_compressed_is_read(tmp_path: Path) -> None:
+    state = {"a": torch.rand(10_000)}
+    compressed(tmp_path / "weights.pt", state)
+    assert torch.equal(read_state_dict(tmp_path / "weights.pt")["a"], state["a"])

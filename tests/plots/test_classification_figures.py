@@ -1,10 +1,13 @@
 import io
+from typing import Any
 
 import numpy as np
 import pytest
+from drawn import bars, line_collections, pixels, xs, ys
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
+from matplotlib.lines import Line2D
 
 from covid_xray.errors import UserError
 from covid_xray.metrics.calibration import ReliabilityBins
@@ -32,8 +35,11 @@ def predictions() -> Predictions:
 
 
 def labelled_lines(axis: Axes) -> dict[str, tuple[list[float], list[float]]]:
-    lines = zip(*axis.get_legend_handles_labels(), strict=True)
-    return {label: (list(line.get_xdata()), list(line.get_ydata())) for line, label in lines}
+    found = {}
+    for line, label in zip(*axis.get_legend_handles_labels(), strict=True):
+        assert isinstance(line, Line2D)
+        found[label] = (xs(line), ys(line))
+    return found
 
 
 def legend_labels(axis: Axes) -> list[str]:
@@ -55,7 +61,7 @@ def test_confusion_matrix_shows_counts_and_shares() -> None:
         **{(2, k): ["0", "no cases"] for k in range(3)},
     }
     (image,) = axis.images
-    assert np.array_equal(image.get_array(), [[0.8, 0.2, 0], [0.25, 0.75, 0], [0, 0, 0]])
+    assert np.array_equal(pixels(image), [[0.8, 0.2, 0], [0.25, 0.75, 0], [0.0, 0, 0]])
     assert image.get_clim() == (0, 1)
     dark = {(round(t.get_position()[1]), round(t.get_position()[0])) for t in axis.texts if t.get_color() == "white"}
     assert dark == {(0, 0), (1, 1)}
@@ -75,7 +81,7 @@ def test_roc_figure_has_one_curve_for_each_class_with_images() -> None:
     }
     assert legend_labels(axis) == list(labelled_lines(axis))
     diagonal, first, second = axis.lines
-    assert (list(diagonal.get_xdata()), list(diagonal.get_ydata())) == ([0, 1], [0, 1])
+    assert (xs(diagonal), ys(diagonal)) == ([0, 1], [0, 1])
     assert [first.get_color(), second.get_color()] == list(COLOURS[:2])
     assert [text.get_text() for text in axis.texts] == ["chance"]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("1 - specificity", "sensitivity")
@@ -83,14 +89,14 @@ def test_roc_figure_has_one_curve_for_each_class_with_images() -> None:
 
 def test_precision_recall_figure_has_one_curve_and_chance_line_for_each_class_with_images() -> None:
     (axis,) = precision_recall_figure(predictions(), {"average_precision/a": INTERVAL}).axes
-    curves = labelled_lines(axis)
+    curves: dict[str, Any] = labelled_lines(axis)
     assert legend_labels(axis) == ["a (n = 2): AP 0.750 (0.500 to 0.900)", "b (n = 2)", "chance"]
     assert curves["b (n = 2)"] == ([1, 1, 0.5, 0.5, 0], pytest.approx([0.5, 2 / 3, 0.5, 1, 1]))
     recall, precision = curves["a (n = 2): AP 0.750 (0.500 to 0.900)"]
     assert (recall, precision) == ([1, 1, 0], [0.5, 1, 1])
     curve_a, chance_a, curve_b, chance_b, _ = axis.lines
     assert curve_a.get_drawstyle() == curve_b.get_drawstyle() == "steps-post"
-    assert list(chance_a.get_ydata()) == list(chance_b.get_ydata()) == [0.5, 0.5]
+    assert ys(chance_a) == ys(chance_b) == [0.5, 0.5]
     assert curve_b.get_color() == chance_b.get_color() == COLOURS[1]
 
 
@@ -106,17 +112,20 @@ def test_reliability_figure_shows_accuracy_with_intervals_and_counts() -> None:
     figure = reliability_figure({"as trained": trained, "calibrated": calibrated}, {"as trained": INTERVAL})
     top, bottom = figure.axes
     # The second curve is shifted by 0.006, so that the intervals do not overlap.
-    assert labelled_lines(top) == {
+    curves: dict[str, Any] = {
         "as trained: ECE 0.750 (0.500 to 0.900)": (pytest.approx([0.397, 0.897]), [0.5, 0.75]),
         "calibrated": (pytest.approx([0.703]), [0.7]),
     }
+    assert labelled_lines(top) == curves
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(labelled_lines(top))
-    limits = [[segment[:, 1].tolist() for segment in lines.get_segments()] for lines in top.collections]
+    limits = [[segment[:, 1].tolist() for segment in lines.get_segments()] for lines in line_collections(top)]
     expected = [[wilson_interval(1, 2), wilson_interval(6, 8)], [wilson_interval(7, 10)]]
     assert limits == [[[interval.low, interval.high] for interval in curve] for curve in expected]
-    bars = [[(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in bars] for bars in bottom.containers]
-    assert bars[0] == [pytest.approx(bar) for bar in ((0.0625, 0), (0.3125, 2), (0.5625, 0), (0.8125, 8))]
-    assert bars[1] == [pytest.approx(bar) for bar in ((0.1875, 0), (0.4375, 0), (0.6875, 10), (0.9375, 0))]
+    drawn = [
+        [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in bars(part)] for part in bottom.containers
+    ]
+    assert drawn[0] == [pytest.approx(bar) for bar in ((0.0625, 0), (0.3125, 2), (0.5625, 0), (0.8125, 8))]
+    assert drawn[1] == [pytest.approx(bar) for bar in ((0.1875, 0), (0.4375, 0), (0.6875, 10), (0.9375, 0))]
     assert (top.get_ylabel(), bottom.get_ylabel()) == ("accuracy with 95 % interval", "images")
 
 
@@ -132,19 +141,22 @@ def test_class_bars_show_values_and_intervals() -> None:
     figure = class_bars_figure(intervals, {"a": 1200, "b": 7})
     (axis,) = figure.axes
     width = 0.84 / 5
-    bars = {(bar.get_x() + bar.get_width() / 2, bar.get_height(), to_hex(bar.get_facecolor())) for bar in axis.patches}
+    shown = {(bar.get_x() + bar.get_width() / 2, bar.get_height(), to_hex(bar.get_facecolor())) for bar in bars(axis)}
     expected = {
         (k + (i - 2) * width, intervals[f"{metric}/{name}"].value, COLOURS[i].lower())
         for i, metric in enumerate(BAR_METRICS)
         for k, name in enumerate("ab")
         if f"{metric}/{name}" != "ppv/b"
     }
-    assert sorted(bars) == [(pytest.approx(x), pytest.approx(height), colour) for x, height, colour in sorted(expected)]
-    lines = [segment for collection in axis.collections for segment in collection.get_segments()]
+    close: list[Any] = [(pytest.approx(x), pytest.approx(height), colour) for x, height, colour in sorted(expected)]
+    assert sorted(shown) == close
+    lines = [segment for collection in line_collections(axis) for segment in collection.get_segments()]
     drawn = {name for name in intervals if name not in ("ppv/b", "f1/a")}
     assert sorted(tuple(line[:, 1]) for line in lines) == sorted((intervals[n].low, intervals[n].high) for n in drawn)
     (missing,) = axis.texts
-    assert (missing.get_text(), missing.get_position()) == ("n/a", (pytest.approx(1.0), 0.02))
+    assert missing.get_text() == "n/a"
+    position: tuple[Any, Any] = missing.get_position()
+    assert position == (pytest.approx(1.0), 0.02)
     assert [label.get_text() for label in axis.get_xticklabels()] == ["a\nn = 1,200", "b\nn = 7"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(BAR_METRICS.values())
 
@@ -154,7 +166,7 @@ def test_png_has_the_size_and_ink_of_the_figure_and_equal_bytes_each_time() -> N
     content = figure_png(figure, 50)
     assert content == figure_png(figure, 50)
     assert b"Software" not in content
-    pixels = imread(io.BytesIO(content))
+    png = imread(io.BytesIO(content))
     width, height = figure.get_size_inches()
-    assert pixels.shape[:2] == (int(50 * height), int(50 * width))
-    assert (pixels[..., :3].min(axis=2) < 0.9).mean() > 0.1
+    assert png.shape[:2] == (int(50 * height), int(50 * width))
+    assert (png[..., :3].min(axis=2) < 0.9).mean() > 0.1

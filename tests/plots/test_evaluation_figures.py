@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from drawn import bars, line_collections, pixels, xs, ys
 
 from covid_xray.errors import UserError
 from covid_xray.metrics.comparison import Comparison, McNemar
@@ -22,10 +23,10 @@ def test_comparison_figure_shows_each_difference_with_its_interval() -> None:
     found = comparison()
     (axis,) = comparison_figure(found, ["accuracy", "mcc", "sensitivity/covid-19"]).axes
     zero, *points = axis.lines
-    assert list(zero.get_xdata()) == [0, 0]
-    assert [(point.get_xdata()[0], point.get_ydata()[0]) for point in points] == [(0, 0), (-0.3, 1)]
+    assert xs(zero) == [0, 0]
+    assert [(xs(point)[0], ys(point)[0]) for point in points] == [(0, 0), (-0.3, 1)]
     assert [point.get_color() for point in points] == [GREY, COLOURS[0]]
-    segments = [lines.get_segments()[0].tolist() for lines in axis.collections]
+    segments = [lines.get_segments()[0].tolist() for lines in line_collections(axis)]
     assert segments == [[[-0.02, 0], [0.02, 0]], [[-0.5, 1], [-0.1, 1]]]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["accuracy", "sensitivity, covid-19"]
     assert [text.get_text() for text in axis.texts] == ["0.000 (-0.020 to 0.020)", "-0.300 (-0.500 to -0.100)"]
@@ -38,7 +39,7 @@ def test_comparison_figure_shows_all_defined_overall_metrics_by_default() -> Non
     (axis,) = comparison_figure(comparison()).axes
     names = [name for name in OVERALL if name not in ("no_information_rate", "mcc")]
     assert [label.get_text() for label in axis.get_yticklabels()] == [LABELS[name] for name in names]
-    values = [line.get_xdata()[0] for line in axis.lines[1:]]
+    values = [xs(line)[0] for line in axis.lines[1:]]
     assert values == [comparison().differences[name].value for name in names]
     with pytest.raises(UserError, match="'speed' was not compared; use one of accuracy"):
         comparison_figure(comparison(), ["speed"])
@@ -50,12 +51,12 @@ def test_shortcut_figure_has_a_bar_for_each_condition_and_metric() -> None:
     figure = shortcut_figure({"whole image": whole, "centre blacked out": black}, 0.25)
     left, right = figure.axes
     for axis, widths, chance in ((left, [0.9, 0.4], 0.25), (right, [0.97], 0.5)):
-        assert [bar.get_width() for bar in axis.patches] == widths
-        assert [bar.get_y() + bar.get_height() / 2 for bar in axis.patches] == pytest.approx(range(len(widths)))
+        assert [bar.get_width() for bar in bars(axis)] == widths
+        assert [bar.get_y() + bar.get_height() / 2 for bar in bars(axis)] == pytest.approx(range(len(widths)))
         assert [text.get_text() for text in axis.texts] == [*(f"{width:.2f}" for width in widths), "chance"]
         (line,) = axis.lines
-        assert list(line.get_xdata()) == [chance, chance]
-    segments = [lines.get_segments()[0].tolist() for lines in (*left.collections, *right.collections)]
+        assert xs(line) == [chance, chance]
+    segments = [lines.get_segments()[0].tolist() for lines in line_collections(left, right)]
     assert segments == [[[0.8, 0], [0.95, 0]], [[0.3, 1], [0.5, 1]], [[0.96, 0], [0.98, 0]]]
     assert [label.get_text() for label in left.get_yticklabels()] == ["whole image", "centre blacked out"]
     assert (left.get_xlabel(), right.get_xlabel()) == ("balanced accuracy", "macro AUROC")
@@ -64,7 +65,7 @@ def test_shortcut_figure_has_a_bar_for_each_condition_and_metric() -> None:
 @pytest.mark.parametrize(("dtype", "maximum"), [(np.uint8, 255), (np.float32, 1)])
 def test_saliency_figure_shows_each_image_and_its_map(dtype: type, maximum: int) -> None:
     random = np.random.default_rng(0)
-    images = (maximum * random.random((3, 6, 8))).astype(dtype)
+    images: np.ndarray = (maximum * random.random((3, 6, 8))).astype(dtype)
     maps = random.random((3, 6, 8))
     figure = saliency_figure(images, maps, ["a", "b", "c"], columns=2, headline="errors")
     *axes, empty = figure.axes
@@ -72,10 +73,12 @@ def test_saliency_figure_shows_each_image_and_its_map(dtype: type, maximum: int)
     assert not empty.images
     for axis, image, heat, title in zip(axes, images, maps, "abc", strict=True):
         grey, overlay = axis.images
-        assert np.array_equal(grey.get_array(), np.hstack([image, image]))
+        assert np.array_equal(pixels(grey), np.hstack([image, image]))
         assert grey.get_clim() == (0, maximum)
-        assert np.array_equal(overlay.get_array(), heat)
-        assert np.array_equal(overlay.get_alpha(), 0.65 * np.sqrt(heat))
+        assert np.array_equal(pixels(overlay), heat)
+        alpha = overlay.get_alpha()
+        assert alpha is not None
+        assert np.array_equal(alpha, 0.65 * np.sqrt(heat))
         assert tuple(overlay.get_extent()) == (7.5, 15.5, 5.5, -0.5)
         assert axis.get_title() == title
     assert figure.get_suptitle() == "errors"
@@ -85,11 +88,11 @@ def test_saliency_figure_shows_each_image_and_its_map(dtype: type, maximum: int)
 
 @pytest.mark.parametrize(("dtype", "maximum"), [(np.uint8, 255), (np.float32, 1)])
 def test_batch_figure_shows_each_image_with_title_and_size(dtype: type, maximum: int) -> None:
-    images = (maximum * np.random.default_rng(0).random((3, 6, 8))).astype(dtype)
+    images: np.ndarray = (maximum * np.random.default_rng(0).random((3, 6, 8))).astype(dtype)
     *axes, empty = batch_figure(images, ["normal", "ill", "normal"], columns=2).axes
     assert not empty.images
     assert [axis.get_title() for axis in axes] == ["normal, 8 px", "ill, 8 px", "normal, 8 px"]
     for axis, image in zip(axes, images, strict=True):
         (shown,) = axis.images
-        assert np.array_equal(shown.get_array(), image)
+        assert np.array_equal(pixels(shown), image)
         assert shown.get_clim() == (0, maximum)

@@ -18,7 +18,8 @@ class Spots(nn.Module):
         self.head[2].weight.data = torch.eye(2)
 
     def features(self, images: Tensor) -> Tensor:
-        return self.body(images)
+        features: Tensor = self.body(images)
+        return features
 
 
 class Tokens(nn.Module):
@@ -126,7 +127,9 @@ def test_sanity_check_separates_trained_weights_from_architecture() -> None:
 
 def test_random_weights_include_attention() -> None:
     attention = nn.MultiheadAttention(4, 2)
-    assert not torch.equal(randomised(attention).in_proj_weight, attention.in_proj_weight)
+    drawn = randomised(attention)
+    assert isinstance(drawn, nn.MultiheadAttention)
+    assert not torch.equal(drawn.in_proj_weight, attention.in_proj_weight)
 
 
 def test_unsuitable_networks_and_lengths_raise() -> None:

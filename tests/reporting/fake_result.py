@@ -43,7 +43,7 @@ def make_result(path: Path, **changes: Any) -> EvaluationResult:
     n = len(predictions.labels)
     estimates, raw = estimate(predictions, 50), estimate(uncalibrated, 50)
     point = choose_operating_point(uncalibrated, "covid-19")
-    config = {
+    config: dict[str, Any] = {
         "seed": 3,
         "weights": None,
         "split": {"by": "patient", "folds": 5, "fold": 2},

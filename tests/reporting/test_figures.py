@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn import bars, line_collections, pixels, xs, ys
 from fake_result import CLASSES, make_predictions, make_result
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -50,27 +51,27 @@ def test_confusion_matrix_shows_counts_and_shares(result: EvaluationResult, figu
     axis = figures["confusion"].axes[0]
     texts = [text.get_text() for text in axis.texts]
     assert texts == [text for pair in zip(counts.flat, shares.flat) for text in (str(pair[0]), f"{pair[1]:.1f} %")]  # noqa: B905
-    assert np.allclose(axis.images[0].get_array(), shares / 100)
+    assert np.allclose(pixels(axis.images[0]), shares / 100)
     assert ticks(axis)[:2] == ["covid-19\nn = 8", "normal\nn = 30"]
 
 
 def test_curves_have_the_area_of_the_metric(result: EvaluationResult, figures: dict[str, Figure]) -> None:
     predictions = result.predictions
     guess, *lines = figures["roc"].axes[0].lines
-    assert list(guess.get_xdata()) == list(guess.get_ydata()) == [0, 1]
+    assert xs(guess) == ys(guess) == [0, 1]
     for k, (name, line) in enumerate(zip(CLASSES, lines, strict=True)):
-        area = np.trapezoid(line.get_ydata(), line.get_xdata())
+        area = np.trapezoid(ys(line), xs(line))
         assert area == pytest.approx(roc_auc_score(predictions.labels == k, predictions.probabilities[:, k]))
         assert result.metrics[f"auroc/{name}"].text() in labels(figures["roc"])[k]
     precisions = [entry for entry in labels(figures["precision_recall"]) if "AP" in entry]
     expected = [result.metrics[f"average_precision/{name}"].text() for name in CLASSES]
     assert [entry.rpartition("AP ")[2] for entry in precisions] == expected
-    levels = [line.get_ydata()[0] for line in figures["precision_recall"].axes[0].lines[1:6:2]]
+    levels = [ys(line)[0] for line in figures["precision_recall"].axes[0].lines[1:6:2]]
     assert levels == [pytest.approx(count / 68) for count in (8, 30, 30)], "guessing gives the share of the class"
 
 
 def test_bars_are_the_metrics_of_every_class(result: EvaluationResult, figures: dict[str, Figure]) -> None:
-    heights = [bar.get_height() for bar in figures["by_class"].axes[0].patches]
+    heights = [bar.get_height() for bar in bars(figures["by_class"].axes[0])]
     names = ("sensitivity", "specificity", "ppv", "npv", "f1")
     assert heights == [result.metrics[f"{metric}/{name}"].value for metric in names for name in CLASSES]
 
@@ -78,19 +79,19 @@ def test_bars_are_the_metrics_of_every_class(result: EvaluationResult, figures: 
 def test_reliability_counts_every_image(result: EvaluationResult, figures: dict[str, Figure]) -> None:
     entries = [f"{name}: ECE {result.variants[name].intervals['ece'].text()}" for name in (AS_TRAINED, CALIBRATED)]
     assert labels(figures["reliability"]) == entries
-    bars = [bar.get_height() for bar in figures["reliability"].axes[1].patches]
+    heights = [bar.get_height() for bar in bars(figures["reliability"].axes[1])]
     bins = [top_label_bins(part.labels, part.probabilities) for part in (result.uncalibrated, result.predictions)]
-    assert bars == [count for part in bins for count in part.counts]
-    assert sum(bars) == 2 * 68
+    assert heights == [count for part in bins for count in part.counts]
+    assert sum(heights) == 2 * 68
 
 
 def test_shortcut_figure_compares_masked_images(result: EvaluationResult, figures: dict[str, Figure]) -> None:
     accuracy, auroc = figures["shortcuts"].axes
     assert ticks(accuracy) == [WHOLE, CENTRE_BLACK]
     intervals = result.conditions[WHOLE].intervals
-    assert accuracy.patches[0].get_width() == intervals["balanced_accuracy"].value
-    assert auroc.patches[0].get_width() == intervals["macro_auroc"].value
-    chance = [line.get_xdata()[0] for axis in (accuracy, auroc) for line in axis.lines]
+    assert bars(accuracy)[0].get_width() == intervals["balanced_accuracy"].value
+    assert bars(auroc)[0].get_width() == intervals["macro_auroc"].value
+    chance = [xs(line)[0] for axis in (accuracy, auroc) for line in axis.lines]
     assert chance == [pytest.approx(1 / 3), 0.5]
 
 
@@ -98,8 +99,8 @@ def test_saliency_figure_shows_image_and_map(result: EvaluationResult, figures: 
     axes = figures["saliency"].axes
     assert [axis.get_title() for axis in axes] == ["error", "random"]
     pair, heat = axes[0].images
-    assert pair.get_array().shape == (8, 16)
-    assert np.array_equal(heat.get_array(), np.ones((8, 8)))
+    assert pixels(pair).shape == (8, 16)
+    assert np.array_equal(pixels(heat), np.ones((8, 8)))
 
 
 def test_figures_without_calibration_saliency_and_a_class(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_figures_without_calibration_saliency_and_a_class(tmp_path: Path) -> Non
     assert len(labels(drawn["reliability"].figure)) == 1
     assert len(drawn["roc"].figure.axes[0].lines) == 1 + 2
     assert [text.get_text() for text in drawn["by_class"].figure.axes[0].texts].count("n/a") >= 1
-    assert drawn["shortcuts"].figure.axes[0].lines[0].get_xdata()[0] == 0.5
+    assert xs(drawn["shortcuts"].figure.axes[0].lines[0])[0] == 0.5
 
 
 def test_comparison_figure_shows_differences() -> None:
@@ -121,7 +122,7 @@ def test_comparison_figure_shows_differences() -> None:
     figure = evaluation.comparison_figure(comparison, names)
     axis = figure.axes[0]
     assert ticks(axis) == ["accuracy", "sensitivity, covid-19"]
-    assert [line.get_xdata()[0] for line in axis.lines[1:]] == [comparison.differences[name].value for name in names]
+    assert [xs(line)[0] for line in axis.lines[1:]] == [comparison.differences[name].value for name in names]
     assert axis.get_xlabel().startswith("new minus old")
     with pytest.raises(UserError, match="speed"):
         evaluation.comparison_figure(comparison, ["speed"])
@@ -156,11 +157,11 @@ def test_ranking_shows_every_run_best_setting_first(runs: list[SweepRun]) -> Non
     settings = group_runs(runs, "test/accuracy")
     axis = ranking_figure(settings, "test/accuracy").axes[0]
     assert ticks(axis) == ["one.max_lr=1e-2", "one.max_lr=1e-3", "one.max_lr=1e-4"]
-    dots = [line.get_xdata()[0] for line in axis.lines]
+    dots = [xs(line)[0] for line in axis.lines]
     assert dots == pytest.approx([0.7, 0.6, 0.65, 0.5, 0.55])
-    intervals = [[part[0][0], part[1][0]] for c in axis.collections for part in c.get_segments() if c.get_alpha()]
+    intervals = [[part[0][0], part[1][0]] for c in line_collections(axis) for part in c.get_segments() if c.get_alpha()]
     assert intervals[0] == [runs[4].interval("test/accuracy").low, runs[4].interval("test/accuracy").high]
-    means = [part[0][0] for c in axis.collections for part in c.get_segments() if not c.get_alpha()]
+    means = [part[0][0] for c in line_collections(axis) for part in c.get_segments() if not c.get_alpha()]
     assert means == pytest.approx([0.625, 0.525]), "only settings with several finished runs have a mean"
 
 
@@ -170,7 +171,7 @@ def test_settings_figure_is_logarithmic(runs: list[SweepRun]) -> None:
     axis = settings_figure(runs, "test/accuracy", keys).axes[0]
     assert axis.get_xscale() == "log"
     assert axis.get_xlabel() == "one.max_lr"
-    dots = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines]
+    dots = [(xs(line)[0], ys(line)[0]) for line in axis.lines]
     assert dots == [(float(run.overrides[keys[0]]), run.metrics["test/accuracy"]) for run in runs[:5]]
 
 
@@ -178,10 +179,10 @@ def test_learning_curves_by_epoch(runs: list[SweepRun]) -> None:
     settings = group_runs(runs, "test/accuracy")
     curves = {f"run{i}": {"val/loss": {1: 2.0 + i, 2: 1.0 + i}} for i in range(5)}
     axis = curves_figure(settings, curves, ["val/loss"], {"one": 1, "two": 1}).axes[0]
-    shown = sorted(tuple(line.get_ydata()) for line in axis.lines if list(line.get_xdata()) == [1, 2])
+    shown = sorted(tuple(ys(line)) for line in axis.lines if xs(line) == [1, 2])
     assert shown == [(2.0 + i, 1.0 + i) for i in range(5)]
     assert [text.get_text() for text in axis.texts] == ["one", "two"]
-    assert 1.5 in [line.get_xdata()[0] for line in axis.lines if len(line.get_xdata()) == 2], "the end of phase one"
+    assert 1.5 in [xs(line)[0] for line in axis.lines if len(xs(line)) == 2], "the end of phase one"
     assert labels(axis.figure) == [setting.name for setting in settings]  # type: ignore[arg-type]
 
 

@@ -180,8 +180,11 @@ def test_a_needed_callback_cannot_be_lost(records: pd.DataFrame, tmp_path: Path)
     class Watch(Callback):
         def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, i: int) -> None:
             if trainer.current_epoch == 0:
-                frozen.append(next(pl_module.network.stem.parameters()).requires_grad)
-                assert sum(isinstance(callback, PhaseFreezing) for callback in trainer.callbacks) == 1
+                network = pl_module.network
+                assert isinstance(network, Small)
+                frozen.append(next(network.stem.parameters()).requires_grad)
+                callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+                assert sum(isinstance(callback, PhaseFreezing) for callback in callbacks) == 1
 
     data = make_data(records, SMALL_SCHEDULE)
     cx.fit(Small(data.num_classes), data, tmp_path / "watched", logger=None, callbacks=[PhaseFreezing(), Watch()])

@@ -1,6 +1,7 @@
 """Normalisation, masking and checks of the LightningModule."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from covid_xray.training.module import XrayClassifier
 
 SCHEDULE = Schedule({"only": Phase(32, 8, 1, "all", 1e-3)})
 CLASSES = ["a", "b", "c"]
-STATISTICS = {"mean": (0.4, 0.5, 0.6), "std": (0.1, 0.2, 0.3)}
+STATISTICS: dict[str, Any] = {"mean": (0.4, 0.5, 0.6), "std": (0.1, 0.2, 0.3)}
 MODULE = XrayClassifier(TransferResNet(3, "resnet18"), SCHEDULE, CLASSES, **STATISTICS)
 MASKED = XrayClassifier(MODULE.network, SCHEDULE, CLASSES, **STATISTICS, mask_centre=0.75)
 SIZES = (st.integers(1, 3), st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32))

@@ -29,7 +29,12 @@ def test_waiting_is_logged_and_warned_of(
     schedule = Schedule({"only": Phase(32, 8, 1, "all", 1e-3, True)})
     module = XrayClassifier(TransferResNet(3, "resnet18"), schedule, ["a", "b", "c"])
     logged: dict[str, list[float]] = {"images_per_second": [], "data_wait_share": []}
-    monkeypatch.setattr(module, "log_step", lambda metrics: [logged[name].append(metrics[name]) for name in metrics])
+
+    def log_step(metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            logged[name].append(value)
+
+    monkeypatch.setattr(module, "log_step", log_step)
     trainer: Any = SimpleNamespace(current_epoch=0, num_training_batches=STEPS)
     trainer.train_dataloader = SimpleNamespace(waited=7.0)
     callback, batch = Throughput(), (torch.zeros(8), torch.zeros(8))

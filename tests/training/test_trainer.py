@@ -1,6 +1,7 @@
 """The callbacks that the schedule needs, and the Trainer's settings."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning import Callback
@@ -58,13 +59,13 @@ def test_subclass_replaces_the_needed_callback() -> None:
 
 
 def test_arguments_do_not_change() -> None:
-    given = [Throughput()]
+    given: list[Callback] = [Throughput()]
     needed_callbacks(given, 0, None)
     assert kinds(given) == [Throughput]
 
 
 def test_trainer_has_what_the_data_module_relies_on(tmp_path: Path) -> None:
-    trainer = build_trainer({"accelerator": "cpu"}, tmp_path, needed_callbacks([], 0, None), False, 5)
+    trainer: Any = build_trainer({"accelerator": "cpu"}, tmp_path, needed_callbacks([], 0, None), False, 5)
     assert trainer.max_epochs == 5
     assert trainer.reload_dataloaders_every_n_epochs == 1
     assert trainer.num_sanity_val_steps == 0

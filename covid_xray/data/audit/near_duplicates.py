@@ -4,7 +4,8 @@ Two images are near duplicates if their 256-bit hashes differ in at most `MAX_BI
 by at least `MIN_CORRELATION`. Measured on 1,124 real chest X-rays: a copy that is resized to a quarter, recompressed at
 JPEG quality 10, or changed in brightness, contrast (20 %) or gamma (0.8) differs in at most 26 bits and correlates by
 0.985 or more. Two X-rays of different patients differ in at least 58 bits, two exposures of one patient in at least 38.
-Copies that are cropped by several per cent, rotated or mirrored are not found.
+Negatives are found by the complement of their hash. `RECALL` states the share of other changed copies that is found:
+most of those with a border, CLAHE, burnt-in text, a rotation or a crop of several per cent are not.
 """
 
 from collections.abc import Iterator
@@ -19,6 +20,22 @@ from covid_xray.data.images.grey import GreyImage
 
 MAX_BITS = 31
 MIN_CORRELATION = 0.97
+# Share of changed copies that is found, measured on 1,124 real chest X-rays (no pair of different X-rays is found).
+RECALL = {
+    "JPEG quality 10": 1.00,
+    "negative": 1.00,
+    "cropped by 1 % on each side": 0.96,
+    "gamma 0.5": 0.74,
+    "burnt-in text": 0.47,
+    "gamma 2": 0.35,
+    "histogram equalised": 0.32,
+    "rotated by 2 degrees": 0.10,
+    "padded to a square": 0.01,
+    "CLAHE": 0.00,
+    "border of 5 %": 0.00,
+    "cropped by 5 % on each side": 0.00,
+    "mirrored": 0.00,
+}
 THUMBNAIL = 32  # side in pixels
 _WORDS = 4  # of 64 bits
 _BANDS = 16  # of 16 bits: if at most 31 bits differ, at most one bit differs in one of the 16 bands
@@ -65,12 +82,11 @@ def find_near_duplicates(
     max_bits: int = MAX_BITS,
     min_correlation: float = MIN_CORRELATION,
 ) -> Pairs:
-    """Find pairs of near duplicates.
+    """Find pairs of near duplicates, and of an image and its negative.
 
     Every pair within ``max_bits`` is considered: in one of its 16 bands at most one bit differs. So the images are
     grouped by each band with each of its bits removed, and only members of a group are compared. Memory use does not
-    depend on the number of pairs considered. 100,000 hashes of warped mixtures of real X-rays take 9 seconds on one
-    core.
+    depend on the number of pairs considered. 100,000 random hashes take 23 seconds on one core.
 
     Args:
         hashes: (n, 4), from `traits`.
@@ -85,12 +101,24 @@ def find_near_duplicates(
         raise ValueError(f"max_bits must be from 0 to {MAX_BITS}, not {max_bits}")
     if len(hashes) == 0:
         return np.empty((0, 2), dtype=np.int64)
+    n = len(hashes)
+    # The hash of a negative is the complement, up to the few bits of zero frequencies.
+    hashes, thumbnails = np.concatenate([hashes, ~hashes]), np.concatenate([thumbnails, 255 - thumbnails])
     unique, first, inverse = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
     equal = np.stack([first[inverse.ravel()], np.arange(len(hashes))], axis=1)
     found = [equal[equal[:, 0] != equal[:, 1]], *_close_pairs(unique, first, max_bits)]
     pairs = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
     keep = [_correlation(thumbnails, part) >= min_correlation for part in _chunks(pairs)]
-    return np.asarray(pairs[np.concatenate(keep)]) if keep else pairs
+    pairs = np.sort((pairs[np.concatenate(keep)] if keep else pairs) % n, axis=1)
+    return np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
+
+
+def limits() -> str:
+    """One sentence about the changed copies that the search finds, and those that it does not."""
+    parts = ", ".join(f"{change} {share:.0%}" for change, share in RECALL.items())
+    return (
+        f"Near duplicates are found by appearance. Share of changed copies of 1,124 real X-rays that is found: {parts}."
+    )
 
 
 def connected_components(pairs: Pairs) -> list[list[int]]:

@@ -7,7 +7,7 @@ meaningless. If the source is associated with the label, a classifier can use it
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from covid_xray.data.audit.near_duplicates import (
     MIN_CORRELATION,
     connected_components,
     find_near_duplicates,
+    limits,
 )
 from covid_xray.data.cache import Images, read_images
 from covid_xray.errors import UserError
@@ -63,7 +64,13 @@ class AuditReport:
 
     def leaks(self) -> list[str]:
         """One sentence per leak: the same image or patient in two splits, with the files."""
-        images = [f"the same image in {_sides(members)}" for members in self.images_across_splits]
+        labelled = [{path for paths in members.values() for path in paths} for members in self.label_conflicts]
+        conflicts: set[str] = set().union(*labelled)
+        images = [
+            f"the same image in {_sides(members)}"
+            + (", under different labels" if not conflicts.isdisjoint(chain.from_iterable(members.values())) else "")
+            for members in self.images_across_splits
+        ]
         patients = [
             f"patient {patient} in {_sides(members)}" for patient, members in self.patients_across_splits.items()
         ]
@@ -90,15 +97,22 @@ class AuditReport:
         """
         if leaks := self.leaks():
             more = f"; and {len(leaks) - shown} more" if len(leaks) > shown else ""
+            labels = ", correct the labels of copies that differ" if any("labels" in leak for leak in leaks) else ""
             raise UserError(
                 f"the data leaks between train, validation and test: {'; '.join(leaks[:shown])}{more}; remove the "
-                f"copies, group the patients (split=patient), drop the splits that the data brings "
+                f"copies{labels}, group the patients (split=patient), drop the splits that the data brings "
                 f"(split.given=ignore), or set allow_leakage=true to go on and have the results marked as leaked"
             )
 
     def warnings(self) -> list[str]:
-        """One sentence per association that a classifier could use."""
-        return [row["warning"] for row in self.associations if row["warning"]]
+        """One sentence per association that a classifier could use, and one about images under several labels."""
+        found = [row["warning"] for row in self.associations if row["warning"]]
+        if conflicts := self.label_conflicts:
+            found.append(
+                f"{len(conflicts)} images occur under several labels, the first as {_sides(conflicts[0])}; correct the "
+                f"labels, or remove the copies"
+            )
+        return found
 
     def findings(self) -> dict[str, list[str]]:
         """One line per finding, with the files, by kind of finding."""
@@ -122,7 +136,7 @@ class AuditReport:
         rows = [f"| {name} | {len(lines)} |" for name, lines in self.findings().items()]
         details = [f"- {name}: `{line}`" for name, lines in self.findings().items() for line in lines[:shown]]
         warnings = [f"- **{warning}**" for warning in self.warnings()]
-        return "\n".join(["| finding | number |", "|---|---:|", *rows, "", *warnings, "", *details])
+        return "\n".join(["| finding | number |", "|---|---:|", *rows, "", *warnings, "", *details, "", limits()])
 
     def to_json(self) -> str:
         """The report as JSON text."""

@@ -1,5 +1,7 @@
 """The image type (8-bit grey), its limits, and the error for a file that cannot be read."""
 
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,8 @@ from numpy.typing import NDArray
 from covid_xray.errors import UserError
 
 GreyImage = NDArray[np.uint8]
+MAX_BYTES = 1 << 30
 MAX_PIXELS = 80_000_000  # five times the largest detectors; decoding needs a few bytes per pixel
-_BIT_DEPTHS = (8, 10, 12, 14, 16)  # of detectors and their digitisers
 
 
 class ImageError(UserError):
@@ -31,29 +33,57 @@ class ImageError(UserError):
         return ImageError, (self.path, self.reason)
 
 
-def scale_to_8_bits(pixels: NDArray[Any]) -> GreyImage:
-    """Scale grey values of any type to uint8, depending on their range.
+def read_bytes(path: str | Path) -> bytes:
+    """Read an image file of any format.
 
-    - Integers from 0 to 65,535 are scaled from the smallest bit depth (8, 10, 12, 14 or 16) that holds the maximum. So
-      12-bit pixels in a 16-bit file do not become black, and the same exposure gives the same grey value.
+    Raises:
+        ImageError: If it is missing, not readable, empty, larger than `MAX_BYTES`, or no regular file.
+    """
+    try:
+        status = os.stat(path)  # noqa: PTH116 pathlib costs time for every image of every epoch
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would block; a device has no end
+            raise ImageError(path, "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise ImageError(path, f"it has {status.st_size:,} bytes; the limit is {MAX_BYTES:,}")
+        with open(path, "rb") as file:  # noqa: PTH123
+            data = file.read(MAX_BYTES)  # some files of /proc declare no size
+    except OSError as error:
+        raise ImageError(path, error.strerror or str(error)) from None
+    except ImageError:
+        raise
+    except ValueError:  # a null byte, or a surrogate that the file system cannot encode
+        raise ImageError(path, "its name is not a valid file name") from None
+    if not data:
+        raise ImageError(path, "it is empty")
+    return data
+
+
+def scale_to_8_bits(pixels: NDArray[Any], bits: int = 16) -> GreyImage:
+    """Scale grey values of any type to uint8.
+
+    - Unsigned integers of 16 bits are scaled from the depth that the file declares. So the grey of a pixel does not
+      depend on the brightest pixel.
     - Floats from 0 to 1 are multiplied by 255. Floats from 0 to 255 are rounded.
-    - Other values (negative or larger) are scaled linearly: the minimum to 0, the maximum to 255.
+    - Other values, of no declared range, are scaled linearly: the minimum to 0, the maximum to 255.
 
     Args:
         pixels: Finite values, at least one.
+        bits: Declared depth of integers of 16 bits.
     """
     if pixels.dtype == np.uint8:
         return np.asarray(pixels, dtype=np.uint8)
+    if pixels.dtype == np.uint16:
+        return scale_range(pixels, 0, (1 << bits) - 1)
     low, high = float(pixels.min()), float(pixels.max())
-    if low < 0 or high > 65535 or (pixels.dtype.kind == "f" and high > 255):
-        scale = 255 / (high - low) if high > low else 0.0
-        return np.rint((pixels.astype(np.float64) - low) * scale).astype(np.uint8)
-    if pixels.dtype.kind == "f":
-        return np.asarray(np.rint(pixels * (255 if high <= 1 else 1)), dtype=np.uint8)
-    depth = next(bits for bits in _BIT_DEPTHS if high < 1 << bits)
-    if depth == 8:
-        return np.asarray(pixels, dtype=np.uint8)
-    return np.rint(pixels * np.float32(255 / ((1 << depth) - 1))).astype(np.uint8)
+    if low < 0 or high > 255 or pixels.dtype.kind != "f":
+        return scale_range(pixels, low, high)
+    return np.asarray(np.rint(pixels * (255 if high <= 1 else 1)), dtype=np.uint8)
+
+
+def scale_range(pixels: NDArray[Any], low: float, high: float) -> GreyImage:
+    """Map ``low`` to ``high`` linearly to 0 to 255, and clip the values outside. An empty range becomes 0."""
+    scale = 255 / (high - low) if high > low else 0.0
+    return np.rint(np.clip((pixels.astype(np.float64) - low) * scale, 0, 255)).astype(np.uint8)
 
 
 def check_size(path: str | Path, width: int, height: int, frames: int = 1) -> None:

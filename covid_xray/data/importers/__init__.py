@@ -23,6 +23,7 @@ import pandas as pd
 
 from covid_xray.data.folder import HIDDEN
 from covid_xray.data.images.read import EXTENSIONS
+from covid_xray.data.records import SPLIT_NAMES
 from covid_xray.errors import UserError
 
 
@@ -58,6 +59,13 @@ def class_folders(root: Path, labels: Mapping[str, str]) -> list[tuple[Path, str
     if not found:
         raise UserError(f"{root} contains none of the class folders {', '.join(labels)}; give another source")
     return found
+
+
+def split_folders(root: Path) -> list[tuple[Path, str]]:
+    """Return the folders in a folder that are named as a split, in any case, each with the split; train first."""
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name.lower() in SPLIT_NAMES]
+    order = ["train", "val", "test"]
+    return sorted(((path, SPLIT_NAMES[path.name.lower()]) for path in folders), key=lambda item: order.index(item[1]))
 
 
 def image_files(folder: Path) -> list[Path]:

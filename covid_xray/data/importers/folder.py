@@ -1,7 +1,7 @@
 """Any tree of ``<class>/`` or ``train|val|test/<class>/`` folders.
 
-Every image is its own patient; ``patient_regex`` reads patients from the file names. Files outside the class folders
-are rejected.
+Every image is its own patient; ``patient_regex`` reads patients from the file names or folders. Files outside the
+class folders are rejected.
 """
 
 from pathlib import Path

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from covid_xray.data.importers import class_folders, image_files, reject_others
+from covid_xray.data.importers import class_folders, image_files, reject_others, split_folders
 from covid_xray.errors import UserError
 
 _LABELS = {"normal": "normal", "pneumonia": "pneumonia"}
@@ -34,12 +34,12 @@ _MENDELEY = re.compile(r"^(?:NORMAL|BACTERIA|VIRUS)-(\d+)-\d+$", re.IGNORECASE)
 def read(source: Path) -> pd.DataFrame:
     """List the images of all splits."""
     root = source / "chest_xray" if (source / "chest_xray").is_dir() else source
-    splits = [name for name in ("train", "val", "test") if (root / name).is_dir()]
+    splits = split_folders(root)
     if not splits:
         raise UserError(f"source={source} contains no folders train, val or test; give the folder chest_xray")
     rows = []
-    for split in splits:
-        for folder, label in class_folders(root / split, _LABELS):
+    for place, split in splits:
+        for folder, label in class_folders(place, _LABELS):
             for file in image_files(folder):
                 path = file.relative_to(source).as_posix()
                 patient = patient_of(file.stem)

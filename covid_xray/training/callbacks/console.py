@@ -7,6 +7,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 from covid_xray.schedule import Phase, Schedule
 from covid_xray.training.module import XrayClassifier
@@ -20,7 +21,7 @@ class ConsoleProgress(Callback):
     """Shows a bar per epoch with rate and time left for the whole schedule, and prints a row per epoch."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False)
+        self.console = Console(highlight=False, markup=False)
         self._progress: Progress | None = None
         self._loss_sum = torch.zeros(())
         self._batches = 0
@@ -33,14 +34,13 @@ class ConsoleProgress(Callback):
         assert isinstance(pl_module, XrayClassifier)
         network = getattr(pl_module.network, "architecture", type(pl_module.network).__name__)
         device = f"{type(trainer.accelerator).__name__.removesuffix('Accelerator')} x {trainer.world_size}"
-        self.console.print(f"{network} on {device}, precision {trainer.precision}", soft_wrap=True, markup=False)
+        self.console.print(f"{network} on {device}, precision {trainer.precision}", soft_wrap=True)
         recalls = "".join(f"{name[:10]:>11}" for name in pl_module.class_names)
         head = f"{'epoch':>7}  {'phase':<15}{'px':>4}{'train loss':>12}{'val loss':>10}{'accuracy':>10}"
-        self.console.print(
-            f"[bold]{head}{recalls}{'images/s':>10}{'time':>7}[/bold]   (recall by class)", soft_wrap=True
-        )
+        title = Text.assemble((f"{head}{recalls}{'images/s':>10}{'time':>7}", "bold"), "   (recall by class)")
+        self.console.print(title, soft_wrap=True)
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),

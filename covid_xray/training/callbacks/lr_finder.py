@@ -9,6 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 
 from covid_xray.errors import UserError
+from covid_xray.plots.figure import PlainFigure
 
 
 @dataclass
@@ -43,7 +44,7 @@ class RateCurve:
 
     def figure(self, title: str) -> Figure:
         """Loss over rate with both suggestions."""
-        figure = Figure(figsize=(6.4, 4), layout="constrained")
+        figure = PlainFigure(figsize=(6.4, 4), layout="constrained")
         axis = figure.subplots()
         axis.plot(self.rates, self.losses, color="0.2")
         for rate, name, color in ((self.steepest(), "steepest", "C0"), (self.minimum_tenth(), "minimum / 10", "C1")):

@@ -1,0 +1,100 @@
+"""Losses, made with the class counts of the training split.
+
+Validation, tests and the choice of a checkpoint always use the plain cross-entropy, so that runs with different losses
+compare.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from covid_xray.errors import UserError
+
+ClassWeights = str | Mapping[str, float] | None
+
+
+class CrossEntropy(nn.Module):
+    """Cross-entropy, optionally with class weights and label smoothing.
+
+    Args:
+        class_counts: Training images by class, in the order of the logits.
+        class_weights: ``balanced`` (n / (classes * images of the class), as in scikit-learn), a weight by class name
+            (1 for the others), or None.
+        label_smoothing: Share of the probability that is spread over all classes, from 0 to below 1.
+
+    Raises:
+        UserError: If a setting is out of range, or a class is unknown.
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self, class_counts: Mapping[str, int], class_weights: ClassWeights = None, label_smoothing: float = 0.0
+    ) -> None:
+        super().__init__()
+        if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, int | float):
+            raise UserError(f"loss.label_smoothing must be a number, not {label_smoothing!r}")
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"loss.label_smoothing must be at least 0 and below 1, not {label_smoothing!r}")
+        self.label_smoothing = float(label_smoothing)
+        self.register_buffer("weight", _weights(class_counts, class_weights), persistent=False)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the cross-entropy without weights and smoothing."""
+        return self.weight is None and self.label_smoothing == 0
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of logits (batch, classes), float32, and labels (batch,) or probabilities (batch, classes)."""
+        return F.cross_entropy(logits, targets, weight=self.weight, label_smoothing=self.label_smoothing)
+
+
+class FocalLoss(nn.Module):
+    """Focal loss: cross-entropy times (1 - p)^gamma, where p is the probability of the true class.
+
+    Args:
+        class_counts: Training images by class, in the order of the logits.
+        gamma: Exponent, at least 0; 0 is the cross-entropy.
+        class_weights: As for `CrossEntropy`; the mean is weighted as there.
+
+    Raises:
+        UserError: If a setting is out of range, or a class is unknown.
+
+    Source: Lin et al. 2017.
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, class_counts: Mapping[str, int], gamma: float = 2.0, class_weights: ClassWeights = None) -> None:
+        super().__init__()
+        if isinstance(gamma, bool) or not isinstance(gamma, int | float) or gamma < 0:
+            raise UserError(f"loss.gamma must be a number of at least 0, not {gamma!r}")
+        self.gamma = float(gamma)
+        self.register_buffer("weight", _weights(class_counts, class_weights), persistent=False)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of logits (batch, classes), float32, and labels (batch,) or probabilities (batch, classes)."""
+        if targets.ndim == 1:
+            targets = F.one_hot(targets, logits.shape[1]).to(logits.dtype)
+        log_p = F.log_softmax(logits, dim=1)
+        terms = -targets * (1 - log_p.exp()) ** self.gamma * log_p
+        if self.weight is None:
+            return terms.sum(dim=1).mean()
+        return (terms * self.weight).sum() / (targets * self.weight).sum()
+
+
+def _weights(counts: Mapping[str, int], wanted: ClassWeights) -> Tensor | None:
+    if wanted is None:
+        return None
+    if wanted == "balanced":
+        return torch.tensor([sum(counts.values()) / (len(counts) * count) for count in counts.values()])
+    if not isinstance(wanted, Mapping):
+        raise UserError(f"loss.class_weights must be balanced, a weight by class, or null, not {wanted!r}")
+    if unknown := [name for name in wanted if name not in counts]:
+        raise UserError(f"loss.class_weights: {unknown[0]!r} is no class; use {', '.join(counts)}")
+    for name, weight in wanted.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0:
+            raise UserError(f"loss.class_weights.{name} must be a number above 0, not {weight!r}")
+    return torch.tensor([float(wanted.get(name, 1.0)) for name in counts])
