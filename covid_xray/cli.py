@@ -112,6 +112,7 @@ def _run(command: str, overrides: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     sweeps = import_module("covid_xray.commands.sweep.jobs")
+    resource_errors = import_module("covid_xray.files").resource_errors
     mistakes = (UserError, HydraException, OmegaConfBaseException)
     whole_argv = list(sys.argv)
     name = command.replace("-", "_")
@@ -129,7 +130,8 @@ def _run(command: str, overrides: list[str]) -> None:
         try:
             sweeps.refuse_overlay_without_sweep()
             run = import_module(f"covid_xray.commands.{name}").run
-            return sweeps.run_job(run, cfg, _sentence) if sweeps.is_sweep() else run(cfg)
+            with resource_errors(Path.cwd()):
+                return sweeps.run_job(run, cfg, _sentence) if sweeps.is_sweep() else run(cfg)
         except mistakes as error:
             if show_tracebacks:
                 raise

@@ -19,7 +19,7 @@ class UserError(ValueError):
 
 
 def printable(text: str) -> str:
-    """Return text for a terminal: control characters as escapes such as ``\\x1b``."""
+    """Return text for a terminal, with escapes in place of control characters."""
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

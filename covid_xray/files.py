@@ -94,27 +94,35 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the exception of a full or read-only disk into a `UserError`.
+def resource_errors(path: Path) -> Iterator[None]:
+    """Turn the exception of a full or read-only disk, or of too little memory, into a `UserError`.
 
     Args:
         path: Named in the sentence if the exception names no file.
 
     Raises:
-        UserError: If the disk is full or read-only. A `UserError` that came first is raised instead: what follows it,
-            such as a logger that cannot write its last lines, is not the cause.
+        UserError: If the disk is full or read-only, or the memory does not suffice. A `UserError` that came first is
+            raised instead: what follows it, such as a logger that cannot write its last lines, is not the cause.
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
+    except (OSError, MemoryError, RuntimeError) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        # torch has no class of its own for the memory of the machine.
+        memory = isinstance(error, MemoryError) or number == errno.ENOMEM or "can't allocate memory" in str(error)
+        if not memory and number not in DISK_ERRORS:
             raise
         earlier = error.__context__
         while earlier is not None and not isinstance(earlier, UserError):
             earlier = earlier.__context__
         if earlier is not None:
             raise earlier from None
-        raise write_failure(Path(error.filename or path), error) from error
+        if isinstance(error, OSError) and not memory:
+            raise write_failure(Path(error.filename or path), error) from error
+        raise UserError(
+            "the machine has too little memory for this; use a smaller batch size or image size, or fewer loader "
+            "workers or threads"
+        ) from error
 
 
 def write_failure(path: Path, error: OSError) -> UserError:
@@ -123,7 +131,7 @@ def write_failure(path: Path, error: OSError) -> UserError:
     free = shutil.disk_usage(folder).free / 1e6
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     advice = "make room and run the same command again" if full else "choose a folder that can be written"
-    return UserError(f"cannot write {path}: {error.strerror or error} ({free:,.0f} MB free); {advice}")
+    return UserError(f"{path} cannot be written: {error.strerror or error} ({free:,.0f} MB free); {advice}")
 
 
 def lock(file: Path) -> IO[str] | None:

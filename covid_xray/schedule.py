@@ -6,6 +6,7 @@ Smith 2018 (one-cycle), fastai (the cosine form of one-cycle and the meaning of 
 
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -270,7 +271,7 @@ def _check_int(name: str, value: Any, least: int, why: str, most: int = MAX_INT)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _to_float(text: str) -> float:

@@ -98,7 +98,7 @@ PHASES = st.builds(
 
 
 def named_phases(count: int) -> st.SearchStrategy[dict[str, Phase]]:
-    """So many phases with any names."""
+    """A number of phases with any names."""
     names = st.lists(st.text(min_size=1, max_size=8), min_size=count, max_size=count, unique=True)
     phases = st.lists(PHASES, min_size=count, max_size=count)
     return st.builds(lambda keys, values: dict(zip(keys, values, strict=True)), names, phases)
@@ -210,7 +210,6 @@ def test_settings_out_of_range_are_refused(settings: dict[str, object], message:
 
 @pytest.mark.parametrize("name", ["article", "small", "medium", "demo", "tiny"])
 def test_configured_schedules_have_the_settings(name: str) -> None:
-    """A config group that sets a rate or size by phase would keep ``rates`` and ``sizes`` from having an effect."""
     folder = Path(__file__).parent.parent / "conf/schedule"
     settings: Any = OmegaConf.load(folder / f"{name}.yaml")
     while "defaults" in settings:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from covid_xray.commands._build import build_records, resolve
-from covid_xray.errors import UserError
-from covid_xray.files import write_atomically
+from covid_xray.files import write_atomically, write_failure
 from covid_xray.runs.config import build
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def run(cfg: DictConfig) -> None:
         write_atomically(output / "audit.json", report.to_json())
         _write_tensorboard(report, output)
     except OSError as error:
-        raise UserError(f"output={output} cannot be written: {error.strerror or error}") from None
+        raise write_failure(output, error) from None
     show(report)
     print(f"Report: {output / 'audit.json'}\nFigures: tensorboard --logdir {output}")
 

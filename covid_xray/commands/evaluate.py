@@ -1,6 +1,5 @@
 """Evaluate a run: metrics with intervals, calibration, saliency maps, shortcut tests; one report."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,15 @@ from omegaconf import DictConfig, OmegaConf
 from covid_xray.commands._build import build_records, resolve
 from covid_xray.errors import UserError
 from covid_xray.runs.config import check_run
-from covid_xray.runs.folder import METRICS_FILE, PREDICTIONS_FILE, RunFolder, check_name
+from covid_xray.runs.folder import METRICS_FILE, PREDICTIONS_FILE, RunFolder, check_name, read_json
 from covid_xray.runs.pooling import check_folds, fold_runs, is_current
 
 if TYPE_CHECKING:
     from covid_xray.runs.evaluate import EvaluationResult
+
+
+# What the numbers of an evaluation depend on.
+_REQUEST = ("subset", "class_map", "prevalence", "tta", "saliency", "resamples", "seed")
 
 
 def run(cfg: DictConfig) -> None:
@@ -64,8 +67,7 @@ def _evaluate(cfg: DictConfig, run: Path, name: str) -> None:
     from covid_xray.runs.evaluate import evaluate_run
     from covid_xray.runs.load import load_run
 
-    keys = ("subset", "class_map", "prevalence", "tta", "saliency", "resamples", "seed", "threads")
-    settings: dict[str, Any] = {key: config[key] for key in keys}
+    settings: dict[str, Any] = {key: config[key] for key in (*_REQUEST, "threads")}
     result = evaluate_run(load_run(run, cfg.checkpoint, cfg.accelerator, cfg.trust), records, **settings)
     _summarise(result, write_evaluation(result, name))
 
@@ -79,14 +81,16 @@ def _pool(cfg: DictConfig, runs: Sequence[Path], name: str) -> None:
     from covid_xray.metrics.predictions import pool_predictions, read_predictions
     from covid_xray.reporting.evaluation_folder import write_pooled_evaluation
 
+    config = resolve(cfg)
+    request = {key: config[key] for key in _REQUEST}
     parts, found = {}, {}
     for run in runs:
         folder = RunFolder(run).evaluation(name)
-        if not is_current(run, name, cfg.checkpoint, cfg.trust):
+        if not is_current(run, name, request, cfg.checkpoint, cfg.trust):
             print(f"Evaluating {run}")
             _evaluate(cfg, run, name)
         parts[run.name] = read_predictions(folder / PREDICTIONS_FILE)
-        found[run.name] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        found[run.name] = read_json(folder / METRICS_FILE)
     pooled, folds = pool_predictions(list(parts.values())), fold_table(parts)
     estimates = estimate(pooled, cfg.resamples, cfg.seed)
     target = write_pooled_evaluation(Path(cfg.run), name, pooled, estimates, folds, found)

@@ -1,9 +1,10 @@
 """Predict the class of images with a trained run, for research only: probabilities, class and flags in a table."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -28,14 +29,21 @@ def run(cfg: DictConfig) -> None:
     if predictor.calibration is None:
         print(f"Not calibrated, and no image is flagged as unlike the training images: {predictor.no_calibration}")
     file = PredictionFile(Path(str(cfg.output)), kind, predictor.columns, _origin(cfg, kind, predictor))
-    done = file.begin()
-    images = _skip_done(file, list_images(cfg.input), done)
-    if done:
-        print(f"Continuing after {done} images")
-    counts = _predict(cfg, predictor, file, images, done)
-    file.finish()
+    left_out: Counter[str] = Counter()
+    images = list_images(cfg.input, left_out)
+    with file.held():
+        done = file.begin()
+        counts = _skip_done(file, images, done)
+        if done:
+            print(f"Continuing after {done} images")
+        _predict(cfg, predictor, file, images, counts)
+        file.finish()
     print(f"{', '.join(f'{count} {name}' for name, count in counts.items())}: {file.output}")
+    if left_out:
+        print(f"Left out: {', '.join(f'{count} {what}' for what, count in sorted(left_out.items()))}")
     print("Research only: not for diagnosis.")
+    if counts["broken"] == counts["images"]:
+        raise SystemExit(1)
 
 
 def _check(cfg: DictConfig) -> str:
@@ -73,31 +81,36 @@ def _origin(cfg: DictConfig, kind: str, predictor: "Predictor") -> dict[str, obj
     }
 
 
-def _skip_done(file: PredictionFile, images: Iterator[str], done: int) -> Iterator[str]:
-    for number, path in enumerate(islice(file.paths(), done)):
-        now = next(images, None)
+def _skip_done(file: PredictionFile, images: Iterator[str], done: int) -> dict[str, int]:
+    """Advance to the first image that is not done, and count the rows before it."""
+    counts = {"images": 0, "broken": 0, "flagged": 0}
+    for number, row in enumerate(islice(file.rows(), done)):
+        path, now = row["path"], next(images, None)
         if now is None or now.encode("utf-8", "backslashreplace").decode() != path:
             raise UserError(
                 f"the input is no longer what {file.part} was begun with (row {number + 1}: {path}); remove that file"
             )
-    return images
+        _count(counts, [row])
+    return counts
+
+
+def _count(counts: dict[str, int], rows: Sequence[Mapping[str, Any]]) -> None:
+    counts["images"] += len(rows)
+    counts["broken"] += sum(bool(row["error"]) for row in rows)
+    counts["flagged"] += sum(bool(row["flag"]) for row in rows)
 
 
 def _predict(
-    cfg: DictConfig, predictor: "Predictor", file: PredictionFile, images: Iterator[str], done: int
-) -> dict[str, int]:
+    cfg: DictConfig, predictor: "Predictor", file: PredictionFile, images: Iterator[str], counts: dict[str, int]
+) -> None:
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    counts = {"images": done, "broken": 0, "flagged": 0}
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("images"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("images", total=None, completed=done)
+        task = bar.add_task("images", total=None, completed=counts["images"])
         for rows in predictor.predict(images, cfg.batch_size, cfg.threads):
-            counts["images"] += len(rows)
-            counts["broken"] += sum(bool(row["error"]) for row in rows)
-            counts["flagged"] += sum(bool(row["flag"]) for row in rows)
+            _count(counts, rows)
             file.append(rows, counts["images"])
             bar.advance(task, len(rows))
-    return counts

@@ -20,7 +20,7 @@ from covid_xray.data.audit.report import AuditReport, audit_records, patient_gro
 from covid_xray.data.augmentation import Augmentation
 from covid_xray.data.cache import Images, read_images
 from covid_xray.data.dataset import XrayDataset, collate
-from covid_xray.data.loader import TimedLoader
+from covid_xray.data.loader import SHARED_MEMORY, TimedLoader, affordable_workers
 from covid_xray.data.sampling import EvalBatches, Order, TrainBatches
 from covid_xray.data.split import SPLITS
 from covid_xray.errors import UserError
@@ -90,6 +90,7 @@ class XrayDataModule(LightningDataModule):
         self.sampler = sampler
         self._images = images
         self._loaders: dict[str, TimedLoader] = {}
+        self._workers: int | None = None
         n_train = int((records["split"] == "train").sum())
         for name, phase in schedule.phases.items():
             if 0 < n_train < phase.batch_size:
@@ -232,7 +233,7 @@ class XrayDataModule(LightningDataModule):
 
     def _loader(self, name: str, table: pd.DataFrame) -> TimedLoader:
         if name not in self._loaders:
-            dataset, (rank, world_size) = self.dataset(table), self._ranks()
+            dataset, (rank, world_size), workers = self.dataset(table), self._ranks(), self._affordable_workers()
             sampler: TrainBatches | EvalBatches
             if name == "train":
                 sampler = TrainBatches(table["label"].tolist(), self.seed, rank, world_size, self.sampler)
@@ -241,13 +242,26 @@ class XrayDataModule(LightningDataModule):
             self._loaders[name] = TimedLoader(
                 dataset,
                 batch_sampler=sampler,
-                num_workers=self.num_workers,
+                num_workers=workers,
                 collate_fn=collate,
-                persistent_workers=self.num_workers > 0 and name in ("train", "val"),
+                persistent_workers=workers > 0 and name in ("train", "val"),
                 pin_memory=torch.cuda.is_available(),
                 worker_init_fn=_start_worker,
             )
         return self._loaders[name]
+
+    def _affordable_workers(self) -> int:
+        """Workers of each loader; a line is printed once if shared memory allows fewer than were asked for."""
+        if self._workers is None:
+            size = max(phase.batch_size * phase.image_size**2 for phase in self.schedule.phases.values())
+            processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            self._workers = affordable_workers(self.num_workers, size // self._ranks()[1], processes)
+            if self._workers < self.num_workers and self._ranks()[0] == 0:
+                print(
+                    f"{SHARED_MEMORY} has too little space for the batches of {self.num_workers} loader workers: using "
+                    f"{self._workers}; give it more (Docker: --shm-size=2g), or set datamodule.num_workers"
+                )
+        return self._workers
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from covid_xray.data.augmentation import Augmentation
 from covid_xray.data.cache import StoredImages
@@ -74,8 +74,15 @@ class XrayDataset(Dataset[tuple[GreyImage, int]]):
 
 
 def collate(samples: Batch | list[tuple[GreyImage, int]]) -> Batch:
-    """Stack to images (batch, 1, size, size), uint8, and labels (batch,), int64; a batch stays as it is."""
+    """Stack to images (batch, 1, size, size), uint8, and labels (batch,), int64; a batch stays as it is.
+
+    A worker puts the batch into shared memory here. Torch would do it in a thread, where a full memory loses the batch
+    and the training process waits for it forever; here the exception reaches that process.
+    """
     if isinstance(samples, tuple):
+        if get_worker_info() is not None:
+            for part in samples:
+                part.share_memory_()  # type: ignore[no-untyped-call]
         return samples
     images = torch.from_numpy(np.stack([image for image, _ in samples])).unsqueeze(1)
     return images, torch.tensor([label for _, label in samples])

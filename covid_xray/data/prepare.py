@@ -16,7 +16,7 @@ from covid_xray.data.images.read import read_image
 from covid_xray.data.importers import importer
 from covid_xray.data.parallel import map_files
 from covid_xray.errors import CONTROL, UserError
-from covid_xray.files import spreadsheet_text, write_atomically
+from covid_xray.files import spreadsheet_text, write_atomically, write_failure
 
 _COLUMNS = ("path", "label", "patient_id", "source", "view", "sha256", "width", "height")
 # Beginnings of the reasons of what is left out on purpose.
@@ -198,4 +198,4 @@ def _write(file: Path, table: pd.DataFrame) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, table.astype(integers).to_csv(index=False))
     except OSError as error:
-        raise UserError(f"output={file.parent} cannot be written: {error.strerror or error}") from None
+        raise write_failure(file, error) from None

@@ -162,7 +162,7 @@ def read_predictions(file: str | Path) -> Predictions:
     try:
         table = pd.read_csv(file, dtype={"path": str, "patient": str, "label": str}, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as predictions: {error}") from None
+        raise UserError(f"{file} cannot be read as predictions: {' '.join(str(error).split())}") from None
     names = [column.removeprefix(PREFIX) for column in table.columns if column.startswith(PREFIX)]
     if missing := {"path", "patient", "label"} - set(table.columns):
         raise UserError(f"{file} has no column {sorted(missing)[0]}; it is not a table of predictions")
@@ -172,5 +172,5 @@ def read_predictions(file: str | Path) -> Predictions:
         labels = table["label"].map({name: index for index, name in enumerate(names)}).to_numpy(dtype=np.int64)
         probabilities = table[[PREFIX + name for name in names]].to_numpy(dtype=np.float64)
         return Predictions.build(labels, probabilities, names, list(table["path"]), list(table["patient"]))
-    except ValueError as error:
-        raise UserError(f"{file}: {error}") from None
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{file}: {error}; evaluate the run again") from None

@@ -112,6 +112,7 @@ def numbers(result: EvaluationResult) -> dict[str, Any]:
         "classes": list(result.predictions.class_names),
         "data": describe_data(result),
         "own_test_images": result.is_own_data,
+        "request": dict(result.request),
         "variants": {name: estimates.to_dict() for name, estimates in result.variants.items()},
         "written_predictions": CALIBRATED if calibration is not None else AS_TRAINED,
         "temperature": asdict(calibration.temperature) if calibration is not None else None,

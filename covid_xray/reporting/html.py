@@ -10,8 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from covid_xray.errors import UserError
-from covid_xray.files import write_atomically
+from covid_xray.files import write_atomically, write_failure
 from covid_xray.plots.classification import figure_png
 from covid_xray.reporting.tables import Table
 
@@ -114,4 +113,4 @@ def output_folder(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror or error}); choose another folder") from None
+        raise write_failure(folder, error) from None

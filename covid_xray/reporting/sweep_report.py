@@ -25,7 +25,7 @@ from covid_xray.reporting.sweep_tables import (
 )
 from covid_xray.runs import provenance
 from covid_xray.runs.config import read_config, select
-from covid_xray.runs.folder import RunFolder
+from covid_xray.runs.folder import RunFolder, damaged
 from covid_xray.sweeps.jobs import SweepRun
 from covid_xray.sweeps.learning_curves import read_curves
 
@@ -95,8 +95,13 @@ def _phases(runs: Sequence[SweepRun]) -> dict[str, int]:
     found = []
     for config in (RunFolder(run.folder).config for run in runs):
         if config.is_file():
-            phases = select(read_config(config), "schedule.phases") or {}
-            found.append([(str(name), int(phase["epochs"])) for name, phase in phases.items()])
+            phases = select(read_config(config), "schedule.phases")
+            if not isinstance(phases, dict | None):
+                raise damaged(config, "schedule.phases is not a mapping")
+            epochs = {str(name): select(phase, "epochs") for name, phase in (phases or {}).items()}
+            if not all(isinstance(number, int) for number in epochs.values()):
+                raise damaged(config, "the epochs of a phase are not a number")
+            found.append(list(epochs.items()))
     return dict(found[0]) if found and all(phases == found[0] for phases in found) else {}
 
 

@@ -17,7 +17,7 @@ from covid_xray.files import write_atomically
 from covid_xray.metrics.calibration import Temperature, apply_temperature, fit_temperature
 from covid_xray.metrics.predictions import Predictions
 from covid_xray.metrics.thresholds import OperatingPoint, choose_operating_point
-from covid_xray.runs.folder import read_json
+from covid_xray.runs.folder import damaged, is_number, read_json
 from covid_xray.runs.images import own_images, own_records
 from covid_xray.runs.inference import WHOLE, infer
 from covid_xray.runs.load import Run
@@ -68,7 +68,11 @@ def ood_score(logits: FloatArray, features: Features | None, known: str) -> Floa
     if features is None or not known:
         energy: FloatArray = -special.logsumexp(logits, axis=1)
         return energy
-    centre, spread = np.frombuffer(base64.b64decode(known), dtype="<f4").reshape(2, -1).astype(np.float64)
+    centre, spread = _known(known).astype(np.float64)
+    if len(centre) != features.shape[1]:
+        raise UserError(
+            f"calibration.json of the run has {len(centre)} features, the network {features.shape[1]}; remove that file"
+        )
     distance: FloatArray = np.sqrt((((features - centre) / spread) ** 2).mean(axis=1))
     return distance
 
@@ -116,19 +120,31 @@ def calibrate(
     Returns:
         The calibration, or None and the reason why there is none.
     """
-    stored = read_json(run.folder.calibration)
-    found = stored.get(run.checkpoint)
-    if isinstance(found, dict) and found.get("checkpoint_sha256") == run.checkpoint_sha256:
-        return _from_dict(found, run.folder.calibration), ""
+    file = run.folder.calibration
+    stored, broken = {}, None
     try:
-        table = own_images(run.splits, own_records(run) if records is None else records, "val")
+        stored = read_json(file)
+        found = stored.get(run.checkpoint)
+        if isinstance(found, dict) and found.get("checkpoint_sha256") == run.checkpoint_sha256:
+            return _from_dict(found, run.class_names, file), ""
     except UserError as error:
+        broken = error
+    try:
+        table = own_images(run, own_records(run) if records is None else records, "val")
+    except UserError as error:
+        if broken is not None:
+            raise broken from None
         return None, str(error)
+    if broken is not None:
+        print(f"{file} is damaged, and is made again")
     numbers = {name: number for number, name in enumerate(run.class_names)}
     files, labels = list(table["file"]), [numbers[label] for label in table["label"]]
     outputs = infer(run, files, feature_rows=range(len(files)), threads=threads, what="Validation images")
     new = learn(labels, outputs.logits[WHOLE], outputs.features, run.class_names, run.checkpoint_sha256)
-    write_atomically(run.folder.calibration, json.dumps(stored | {run.checkpoint: asdict(new)}, indent=2) + "\n")
+    try:
+        write_atomically(file, json.dumps(stored | {run.checkpoint: asdict(new)}, indent=2) + "\n")
+    except UserError as error:  # a run may be read-only
+        print(f"The calibration is not stored, and is made again each time: {error}")
     return new, ""
 
 
@@ -138,15 +154,34 @@ def _summary(features: Features) -> str:
     return base64.b64encode(np.stack([features.mean(axis=0), spread]).astype("<f4").tobytes()).decode("ascii")
 
 
-def _from_dict(found: dict[str, Any], file: Path) -> Calibration:
+def _known(features: str) -> Features:
+    """Mean and spread (2, d) of `Calibration.features`.
+
+    Raises:
+        ValueError: If the text is damaged.
+    """
+    known = np.frombuffer(base64.b64decode(features, validate=True), dtype="<f4").reshape(2, -1)
+    if not np.isfinite(known).all() or not (known[1] > 0).all():
+        raise ValueError("features are not finite, or have no spread")
+    return known
+
+
+def _from_dict(found: dict[str, Any], class_names: Sequence[str], file: Path) -> Calibration:
     try:
-        return Calibration(
-            **found
-            | {
-                "temperature": Temperature(**found["temperature"]),
-                "points": tuple(OperatingPoint(**point) for point in found["points"]),
-                "warnings": tuple(found["warnings"]),
-            }
-        )
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{file} is damaged ({error}); remove it, and it is made again") from None
+        temperature = Temperature(**found["temperature"])
+        points = tuple(OperatingPoint(**point) for point in found["points"])
+        texts = (found["features"], temperature.warning, *(point.rule for point in points), *found["warnings"])
+        values = [found["images"], found["ood_limit"], found["confidence_limit"]]
+        values += [temperature.value, temperature.nll_before, temperature.nll_after]
+        values += [value for point in points for value in (point.threshold, point.sensitivity, point.specificity)]
+        sound = all(map(is_number, values)) and 1e-3 <= temperature.value <= 1e3
+        if not (sound and all(isinstance(text, str) for text in texts)):
+            raise ValueError("a value is not a number or text, or out of range")
+        if unknown := [point.class_name for point in points if point.class_name not in class_names]:
+            raise ValueError(f"{unknown[0]!r} is no class of the run")
+        if found["features"]:
+            _known(found["features"])
+        changes = {"temperature": temperature, "points": points, "warnings": tuple(found["warnings"])}
+        return Calibration(**found | changes)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise damaged(file, f"{type(error).__name__}: {error}") from None

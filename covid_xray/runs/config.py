@@ -1,13 +1,15 @@
 """The configuration of a run: reading it, what it may name, and the objects that it describes."""
 
 import inspect
+import io
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covid_xray.errors import UserError
-from covid_xray.runs.folder import RunFolder, read_yaml
+from covid_xray.files import read_text
+from covid_xray.runs.folder import RunFolder, damaged, read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,6 +18,7 @@ Config = dict[str, Any]
 # The groups that are built from the configuration of a run, and what the configuration may name there without trust.
 # Nothing else that can be imported: a library of this project or its readers would open, write or run other files.
 _READERS = ("folder.read_folder", "manifest.read_manifest", "phantom.draw_phantoms")
+_MAX_SPLITS, _MAX_CLASSES = 1 << 28, 1000  # bytes, and classes: memory is taken for each
 _NETWORKS = ("resnet.TransferResNet", "timm_network.TimmNetwork", "covidnet.CovidNetLike", "darkcovidnet.DarkCovidNet")
 _ALLOWED = {
     "schedule": ("covid_xray.schedule.Schedule",),
@@ -92,14 +95,24 @@ def read_splits(folder: RunFolder) -> "pd.DataFrame":
     """
     import pandas as pd
 
+    from covid_xray.data.records import check_text
+
     try:
-        table = pd.read_csv(folder.splits, dtype=str, keep_default_na=False)
+        # Read at once: a file that is larger than memory, or a pipe, is refused before.
+        table = pd.read_csv(io.StringIO(read_text(folder.splits, _MAX_SPLITS)), dtype=str, keep_default_na=False)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder.splits} cannot be read ({' '.join(str(error).split())})") from None
+        raise damaged(folder.splits, str(error)) from None
     if missing := [name for name in ("path", "label", "patient_id", "source", "split") if name not in table]:
         raise UserError(f"{folder.splits} has no column {missing[0]!r}; it is no splits.csv of a run")
     if table["label"].nunique() < 2:
         raise UserError(f"{folder.splits} lists fewer than two classes")
+    if table["label"].nunique() > _MAX_CLASSES:
+        raise damaged(folder.splits, f"it lists more than {_MAX_CLASSES} classes")
+    if not (known := table["split"].isin(["train", "val", "test", "unseen"])).all():
+        raise damaged(folder.splits, f"the split {table['split'][~known].iloc[0]!r} is unknown")
+    check_text(table)
     return table
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,15 @@ from covid_xray.probes.source_probe import Probe, label_from_source, probe_sourc
 from covid_xray.runs import inference
 from covid_xray.runs.calibration import Calibration, calibrate
 from covid_xray.runs.config import select
-from covid_xray.runs.images import content_hashes, external_images, leak_warnings, marked_leaks, own_images, own_records
+from covid_xray.runs.images import (
+    content_hashes,
+    external_images,
+    is_own,
+    leak_warnings,
+    marked_leaks,
+    own_images,
+    own_records,
+)
 from covid_xray.runs.load import Run, load_run, tta_augmentation
 
 CENTRE_BLACK, CENTRE_ONLY, NO_BORDER = "centre blacked out", "centre only", "border removed"
@@ -75,6 +83,7 @@ class EvaluationResult:
         no_gallery: Why there are none.
         leaks: One sentence for each leak between training and test.
         seconds: Duration of the evaluation.
+        request: The arguments that the numbers depend on.
     """
 
     run: Run
@@ -94,6 +103,7 @@ class EvaluationResult:
     no_gallery: str
     leaks: tuple[str, ...]
     seconds: float
+    request: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def estimates(self) -> Estimates:
@@ -138,6 +148,15 @@ def evaluate_run(
         UserError: If the images or classes do not fit the run.
     """
     start = time.perf_counter()
+    request = {
+        "subset": subset,
+        "class_map": dict(class_map or {}),
+        "prevalence": dict(prevalence or {}),
+        "tta": tta,
+        "saliency": saliency,
+        "resamples": resamples,
+        "seed": seed,
+    }
     run = run if isinstance(run, Run) else load_run(run)
     prevalence = prevalence or {}
     if unknown := [name for name in prevalence if name not in run.class_names]:
@@ -185,6 +204,7 @@ def evaluate_run(
         no_gallery,
         leaks,
         time.perf_counter() - start,
+        request,
     )
 
 
@@ -204,7 +224,7 @@ def top_losses_figure(run: Run, n: int) -> Figure:
 
 
 def _own_test(run: Run) -> tuple[pd.DataFrame, npt.NDArray[np.float64]]:
-    table = own_images(run.splits, own_records(run), "test")
+    table = own_images(run, own_records(run), "test")
     return table, apply_temperature(inference.infer(run, list(table["file"])).logits[inference.WHOLE], 1.0)
 
 
@@ -225,9 +245,9 @@ def _find_images(
     """The test images, the run's own data if it is available, and whether the former are part of the latter."""
     if records is None:
         records = own_records(run)
-        return own_images(run.splits, records, subset), records, True
-    if set(records["path"]) == set(run.splits["path"]):
-        return own_images(run.splits, records, subset), records, True
+        return own_images(run, records, subset), records, True
+    if is_own(run, records, subset):
+        return own_images(run, records, subset), records, True
     table = external_images(records, run.class_names, class_map)
     try:
         return table, own_records(run), False

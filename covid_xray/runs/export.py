@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from omegaconf import OmegaConf
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from covid_xray.errors import UserError
-from covid_xray.files import atomic_write, write_atomically
+from covid_xray.files import atomic_write, write_atomically, write_failure
 from covid_xray.runs import provenance
 from covid_xray.runs.calibration import calibrate
 from covid_xray.runs.images import own_images, own_records
@@ -57,7 +57,7 @@ def export_run(
         write = _export_onnx if kind == "onnx" else _export_safetensors
         difference = write(run, metadata, images, output)
     except OSError as error:
-        raise UserError(f"output={output} cannot be written: {error.strerror or error}") from None
+        raise write_failure(output, error) from None
     if difference is not None and not difference <= tolerance:
         output.unlink()
         raise UserError(
@@ -69,7 +69,7 @@ def export_run(
 def check_batch(run: Run, count: int) -> tuple[Tensor, str]:
     """Images (n, 1, s, s), uint8, to compare on, and what they are: test images, or noise without the run's data."""
     try:
-        files = list(own_images(run.splits, own_records(run), "test")["file"])[:count]
+        files = list(own_images(run, own_records(run), "test")["file"])[:count]
         return torch.from_numpy(np.stack([image_reader(run)(file) for file in files])).unsqueeze(1), "test images"
     except UserError:
         random = torch.Generator().manual_seed(0)
@@ -204,8 +204,7 @@ def _export_safetensors(run: Run, metadata: dict[str, Any], images: Tensor, outp
     expected = _logits(run, images)
     state = {name: tensor.contiguous() for name, tensor in run.module.state_dict().items()}
     text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    with atomic_write(output) as draft:
-        save_file(state, draft, metadata=text)
+    write_atomically(output, save(state, text))
     write_atomically(output.with_suffix(".json"), json.dumps(metadata, indent=2) + "\n")
     write_atomically(output.with_suffix(".yaml"), OmegaConf.to_yaml(OmegaConf.create(run.config)))
     run.module.load_state_dict(load_file(output))

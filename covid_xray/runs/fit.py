@@ -17,7 +17,7 @@ from torch import nn
 from covid_xray.data.augmentation import Augmentation
 from covid_xray.data.datamodule import XrayDataModule
 from covid_xray.errors import UserError
-from covid_xray.files import disk_errors, write_atomically
+from covid_xray.files import resource_errors, write_atomically
 from covid_xray.runs.config import Config
 from covid_xray.runs.folder import RunFolder, flatten, is_main_process
 from covid_xray.runs.load import Run, load_run
@@ -209,7 +209,7 @@ def train(
     module.schedule.check(module.group_names, trainer.world_size)  # before other processes are started
     threads = torch.get_num_threads() if trainer.strategy.root_device.type == "cpu" else None
     session = folder.session(config, resume == "never", threads) if is_main_process() else contextlib.nullcontext()
-    with session, disk_errors(folder.path), checkpoint.signals():
+    with session, resource_errors(folder.path), checkpoint.signals():
         if is_main_process():
             folder.write_splits(data.splits_csv())
         if trainer.is_global_zero and resume_from:

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 from omegaconf import OmegaConf
 
 from covid_xray.errors import UserError
-from covid_xray.files import lock, read_text, write_atomically
+from covid_xray.files import lock, read_text, write_atomically, write_failure
 
 CONFIG_FILE = "config.yaml"  # the configuration that the run began with
 SPLITS_FILE = "splits.csv"  # the split of every image
@@ -133,7 +133,7 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             write_atomically(self.config, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
         except OSError as error:
-            raise UserError(f"cannot write into the run folder {self.path}: {error.strerror or error}") from None
+            raise write_failure(self.path, error) from None
 
     @contextlib.contextmanager
     def session(self, config: Mapping[str, Any], restart: bool = False, threads: int | None = None) -> Iterator[None]:
@@ -151,7 +151,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             held = lock(self.path / ".lock")
         except OSError as error:
-            raise UserError(f"cannot write into the run folder {self.path}: {error.strerror or error}") from None
+            raise write_failure(self.path, error) from None
         if held is None:
             raise UserError(f"another process is training in {self.path}; wait for its end, or use another run folder")
         with held:
@@ -171,8 +171,18 @@ class RunFolder:
             self._write_runtime(before + time.monotonic() - start, None, first_threads)
 
     def finished_metrics(self) -> dict[str, float] | None:
-        """Final metrics if the run is finished, else None."""
-        return read_json(self.metrics) or None
+        """Final metrics if the run is finished, else None; a metric that is not defined is left out.
+
+        Raises:
+            UserError: If the file is damaged.
+        """
+        found = {name: value for name, value in read_json(self.metrics).items() if value is not None}
+        if wrong := [name for name, value in found.items() if not is_number(value)]:
+            raise damaged(self.metrics, f"{wrong[0]} is not a number")
+        shares = [name for name in found if name.split("/")[1:2] in (["accuracy"], ["recall"], ["f1_weighted"])]
+        if wrong := [name for name in shares if not 0 <= found[name] <= 1]:
+            raise damaged(self.metrics, f"{wrong[0]} is not from 0 to 1")
+        return found or None
 
     def write_splits(self, splits: str) -> None:
         """Write ``splits.csv``; on resume, check that it is unchanged.
@@ -194,6 +204,7 @@ class RunFolder:
     def _first_threads(self, threads: int | None) -> int | None:
         """Threads that the run began with; a line is printed if this session has another number."""
         first = read_json(self.path / RUNTIME_FILE).get("threads", threads) if self.begun else threads
+        first = first if isinstance(first, int) else None
         if threads is not None and first is not None and first != threads:
             print(
                 f"The run began with {first} threads and continues with {threads}, which changes the last bits of the "
@@ -235,31 +246,40 @@ def seconds_spent(folder: Path) -> float | None:
     clock = read_json(folder / RUNTIME_FILE)
     if not clock:
         return None
-    try:
-        seconds, begun = float(clock["seconds"]), clock["begun"]
-        newest = RunFolder(folder).last
-        if begun is not None and newest.is_file():
-            seconds += newest.stat().st_mtime - float(begun)
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{folder / RUNTIME_FILE} is damaged ({reason}); restore or remove it") from None
-    return max(0.0, seconds)  # the clock may have been set back
+    seconds, begun, newest = clock.get("seconds"), clock.get("begun"), RunFolder(folder).last
+    if not is_number(seconds) or not (begun is None or is_number(begun)):
+        raise damaged(folder / RUNTIME_FILE, "seconds or begun is not a number")
+    if begun is not None and newest.is_file():
+        seconds += max(0.0, newest.stat().st_mtime - begun)  # the clock may have been set back
+    return max(0.0, seconds)
+
+
+def damaged(file: Path, reason: str) -> UserError:
+    """The error for a file of a run whose content is wrong."""
+    return UserError(f"{file} is damaged ({' '.join(reason.split())[:200]}); restore or remove it")
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value from a file is a finite number, and not so large that a computation with it overflows."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e30
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Content of a JSON file that holds an object; empty if there is no such file.
+    """Content of a JSON file that holds an object, NaN as None; empty if there is no such file.
 
     Raises:
         UserError: If the file is damaged.
     """
-    if not file.is_file():
+    if not file.exists():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); restore or remove it") from None
+        content = json.loads(read_text(file, _MAX_JSON), parse_constant=lambda name: None)
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise damaged(file, str(error)) from None
     if not isinstance(content, dict):
-        raise UserError(f"{file} is damaged (no JSON object); restore or remove it")
+        raise damaged(file, "it is no JSON object")
     return content
 
 

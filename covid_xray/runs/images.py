@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,8 +12,8 @@ from covid_xray.data.audit.report import copies_among
 from covid_xray.data.images.grey import ImageError, read_bytes
 from covid_xray.data.phantom import draw_phantoms, find_phantoms
 from covid_xray.data.records import map_classes
-from covid_xray.errors import UserError
-from covid_xray.runs.config import build
+from covid_xray.errors import UserError, is_key, override
+from covid_xray.runs.config import build, select
 from covid_xray.runs.load import Run
 
 MOST_HASHED = 20_000
@@ -44,12 +44,13 @@ def own_records(run: Run) -> pd.DataFrame:
     return records
 
 
-def own_images(splits: pd.DataFrame, records: pd.DataFrame, split: str) -> pd.DataFrame:
+def own_images(run: Run, records: pd.DataFrame, split: str) -> pd.DataFrame:
     """Images of one split of the run, sorted by path: the split is from splits.csv, the files are from the records.
 
     Raises:
-        UserError: If the split is empty, an image is no longer in the data, or has another label there.
+        UserError: If the split is empty, an image is no longer in the data, or has another label or other pixels there.
     """
+    splits = run.splits
     chosen = splits[splits["split"] == split].sort_values("path", kind="stable")
     if chosen.empty:
         raise UserError(f"the run has no {split} images: splits.csv lists none")
@@ -65,7 +66,40 @@ def own_images(splits: pd.DataFrame, records: pd.DataFrame, split: str) -> pd.Da
         raise UserError(
             f"{row['path']} was {row['label']} when the run began and is {row['label_now']} now; restore the data"
         )
+    if (other := changed_pixels(run, joined)).any():
+        raise UserError(
+            f"{int(other.sum())} of {len(joined)} {split} images of the run have other pixels than when it began, "
+            f"first {joined['path'][other].iloc[0]}; restore the data, or train again"
+        )
     return joined.drop(columns="label_now")
+
+
+def changed_pixels(run: Run, table: pd.DataFrame) -> pd.Series:
+    """Whether the pixels of each image are others than when the run began; False for a file that cannot be read.
+
+    Args:
+        run: The trained run.
+        table: Columns ``file`` and ``pixels``, the digest in splits.csv. Runs of older versions have none.
+    """
+    if "pixels" not in table:
+        return pd.Series(False, index=table.index)
+    cache = run.writable(select(run.config, "datamodule.audit_cache"))
+    now = fingerprint_files(list(table["file"]), cache).pixels.astype(str)
+    known = (table["pixels"] != "") & (now != "")
+    return pd.Series(known & (table["pixels"] != now), index=table.index)
+
+
+def is_own(run: Run, records: pd.DataFrame, split: str) -> bool:
+    """Whether records are the run's own data: the same paths and patients, and the same pixels in one split.
+
+    The names of files do not suffice: many collections number their images.
+    """
+    if set(records["path"]) != set(run.splits["path"]):
+        return False
+    columns = [name for name in ("path", "patient_id", "pixels", "split") if name in run.splits]
+    both = run.splits[columns].merge(records[["path", "file", "patient_id"]], on="path", suffixes=("", "_now"))
+    same_patients = both["patient_id"].eq(both["patient_id_now"]).all()
+    return bool(same_patients and not changed_pixels(run, both[both["split"] == split]).any())
 
 
 def external_images(
@@ -77,19 +111,24 @@ def external_images(
         records: As `covid_xray.data.manifest` describes.
         class_names: Classes of the run.
         class_map: New name by name in the data, None to leave a class out; names that differ in case and punctuation
-            only (``COVID19``, ``covid-19``) need none.
+            only (``COVID19``, ``covid-19``) need none. The very name of a class always means that class.
 
     Raises:
-        UserError: If a class is unknown to the run, or no image is left.
+        UserError: If a class is unknown to the run, a name may mean several classes, two names would mean one class, or
+            no image is left.
     """
     table = map_classes(records, class_map) if class_map else records
-    plain = {_plain(name): name for name in class_names}
-    table = table.assign(label=[plain.get(_plain(label), label) for label in table["label"]])
-    if unknown := sorted(set(table["label"]) - set(class_names)):
-        raise UserError(
-            f"the run has no class {unknown[0]!r}, only {', '.join(class_names)}; map it with "
-            f"class_map={{{unknown[0]}: {class_names[0]}}}, or leave it out with class_map={{{unknown[0]}: null}}"
-        )
+    matches = {label: _matches(label, class_names) for label in sorted(table["label"].unique())}
+    for label, found in matches.items():
+        if not found:
+            raise UserError(
+                f"the run has no class {label!r}, only {', '.join(class_names)}; {_advice(label, class_names[0])}"
+            )
+        others = [other for other, names in matches.items() if names == found and other != label]
+        if len(found) > 1 or others:
+            what = f"the classes {' and '.join(found)} of the run" if len(found) > 1 else f"the label {others[0]!r}"
+            raise UserError(f"the label {label!r} differs from {what} in symbols only; {_advice(label, found[0])}")
+    table = table.assign(label=table["label"].map(lambda label: matches[label][0]))
     return table.sort_values("path", kind="stable").reset_index(drop=True)
 
 
@@ -147,6 +186,18 @@ def marked_leaks(run: Run) -> tuple[str, ...]:
     if not (leaks := run.metrics.get("leaks")):
         return ()
     return (f"Leak: the run was trained although its audit had {leaks:.0f} findings; its own metrics are too good.",)
+
+
+def _matches(label: str, class_names: Sequence[str]) -> list[str]:
+    """The class of this very name, or else the classes whose name differs in case and punctuation only."""
+    return [label] if label in class_names else [name for name in class_names if _plain(name) == _plain(label)]
+
+
+def _advice(label: str, name: str) -> str:
+    if not is_key(label):
+        return f"rename it in the data, to {name} for example"
+    rename, leave_out = (override("class_map", {label: new}) for new in (name, None))
+    return f"map it with {rename}, or leave it out with {leave_out}"
 
 
 def _plain(name: str) -> str:

@@ -171,6 +171,8 @@ def load_run(
 def tta_augmentation(config: Mapping[str, Any]) -> Any:
     """The run's augmentation without zoom and flip, which the views of test-time augmentation bring themselves."""
     settings = {"transforms": [], **config["augment"]}
+    if not isinstance(settings["transforms"], list) or not all(isinstance(t, Mapping) for t in settings["transforms"]):
+        raise UserError("augment.transforms of the run must be a list of mappings with a _target_")
     fixed = {"zoom": 1.0, "flip_p": 0.0}
     transforms = [
         {**transform, **{key: value for key, value in fixed.items() if key in transform}}

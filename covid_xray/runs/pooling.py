@@ -1,12 +1,12 @@
 """The folds of a cross-validation: which evaluations belong together, and which must be made again."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from covid_xray.errors import UserError
 from covid_xray.runs.config import check_run, select
-from covid_xray.runs.folder import CONFIG_FILE, METRICS_FILE, RunFolder
+from covid_xray.runs.folder import CONFIG_FILE, METRICS_FILE, RunFolder, read_json
 from covid_xray.runs.provenance import file_hash
 
 
@@ -29,25 +29,39 @@ def check_folds(path: Path, runs: Sequence[Path], checkpoint: str | None = None,
     folds = set()
     for run in runs:
         config = check_run(run, checkpoint, trust)[1]
-        fold = select(config, "split.fold")
-        folds.add(select(config, "split.folds"))
+        fold, of = select(config, "split.fold"), select(config, "split.folds")
+        if not isinstance(fold, int) or not isinstance(of, int):
+            raise UserError(f"{run} is not a fold of a cross-validation (split.fold={fold!r}, split.folds={of!r})")
+        folds.add(of)
         if fold in seen:
             raise UserError(f"{seen[fold].name} and {run.name} are both fold {fold}; pooling needs every fold once")
         seen[fold] = run
-    if len(folds) != 1 or None in folds:
+    if len(folds) != 1:
         raise UserError(f"run={path}: the runs are not the folds of one cross-validation (split.folds differs)")
-    wanted = int(folds.pop())
+    wanted = folds.pop()
     if missing := sorted(set(range(wanted)) - set(seen)):
         raise UserError(f"run={path}: fold {missing[0]} of {wanted} is missing or not finished; train it first")
 
 
-def is_current(run: Path, name: str, checkpoint: str | None = None, trust: bool = False) -> bool:
-    """Whether the evaluation of a fold is of its present checkpoint, and calibrated."""
+def is_current(
+    run: Path, name: str, request: Mapping[str, Any], checkpoint: str | None = None, trust: bool = False
+) -> bool:
+    """Whether the evaluation of a fold is of its present checkpoint and test data, calibrated, and the same request.
+
+    Args:
+        run: The fold's run.
+        name: Name of the evaluation.
+        request: Arguments of `covid_xray.runs.evaluate.evaluate_run`; empty mappings and None are the same.
+        checkpoint: See `covid_xray.runs.config.check_run`.
+        trust: See `covid_xray.runs.config.check_run`.
+    """
     try:
-        metrics = RunFolder(run).evaluation(name) / METRICS_FILE
-        found = json.loads(metrics.read_text(encoding="utf-8"))
+        found = read_json(RunFolder(run).evaluation(name) / METRICS_FILE)
         folder, _, chosen, _ = check_run(run, checkpoint, trust)
         same = found["provenance"]["checkpoint"] == f"{chosen}.ckpt, SHA-256 {file_hash(folder.checkpoint(chosen))}"
-        return bool(same and found["written_predictions"] == "calibrated")
+        asked = {key: value if value is not None else {} for key, value in request.items()}
+        same = same and found["request"] == asked and found["own_test_images"] is True
+        texts = [found["shortcuts"]["verdict"], *found["leaks"]] if isinstance(found["leaks"], list) else [None]
+        return bool(same and found["written_predictions"] == "calibrated" and all(isinstance(t, str) for t in texts))
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from covid_xray.errors import UserError
-from covid_xray.files import lock, write_atomically
-from covid_xray.runs.folder import FAILURE_FILE, JOB_FILE, METRICS_FILE, read_json, seconds_spent
+from covid_xray.files import lock, write_atomically, write_failure
+from covid_xray.runs.folder import FAILURE_FILE, JOB_FILE, RunFolder, damaged, is_number, read_json, seconds_spent
 from covid_xray.sweeps.names import job_overrides, run_name
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class SweepRun:
         split, _, name = metric.partition("/")
         kind, _, class_name = name.partition("/")
         trials = self.metrics.get(f"{split}/images/{class_name}" if class_name else f"{split}/images", math.nan)
-        if math.isnan(value) or kind not in ("accuracy", "recall") or math.isnan(trials):
+        if kind not in ("accuracy", "recall") or not (0 <= value <= 1 and trials >= 1):
             return Interval(value, math.nan, math.nan)
         return wilson_interval(round(value * trials), trials)
 
@@ -81,7 +81,7 @@ def lock_sweep(folder: Path) -> IO[str]:
         folder.mkdir(parents=True, exist_ok=True)
         held = lock(folder / ".lock")
     except OSError as error:
-        raise UserError(f"cannot write into the sweep's folder {folder}: {error.strerror or error}") from None
+        raise write_failure(folder, error) from None
     if held is None:
         raise UserError(
             f"another sweep runs in {folder}; wait until it ends, or choose another folder with hydra.sweep.dir=..."
@@ -140,22 +140,38 @@ def read_sweep(folder: Path) -> list[SweepRun]:
     Raises:
         UserError: If the folder holds no sweep, or one of its files is damaged.
     """
-    plan = read_json(folder / PLAN)
-    begun = {file.parent.name: read_json(file) for file in sorted(folder.glob(f"*/{JOB_FILE}"))}
+    plan = {name: _overrides(value, folder / PLAN) for name, value in read_json(folder / PLAN).items()}
+    if outside := [name for name in plan if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name)]:
+        raise damaged(folder / PLAN, f"{outside[0]!r} is no name of a run folder")
+    begun = {file.parent.name: _read_job(file) for file in sorted(folder.glob(f"*/{JOB_FILE}"))}
     if not plan and not begun:
         raise UserError(f"{folder} is no sweep: it contains no run folder with {JOB_FILE}; give a sweep's folder")
-    others = sorted((name for name in begun if name not in plan), key=lambda name: float(begun[name]["begun"]))
+    others = sorted((name for name in begun if name not in plan), key=lambda name: begun[name]["begun"])
     return [
         _read_run(folder / name, begun[name]["overrides"] if name in begun else plan[name], name in begun)
         for name in [*plan, *others]
     ]
 
 
+def _read_job(file: Path) -> dict[str, Any]:
+    job = read_json(file)
+    if not is_number(job.get("begun")):
+        raise damaged(file, "begun is not a number")
+    return job | {"overrides": _overrides(job.get("overrides"), file)}
+
+
+def _overrides(value: object, file: Path) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise damaged(file, "the overrides are not a mapping of settings to text")
+    return value
+
+
 def _read_run(folder: Path, overrides: dict[str, str], begun: bool) -> SweepRun:
     failure, seconds = folder / FAILURE_FILE, seconds_spent(folder)
     if failure.is_file():  # also if an earlier session finished
-        error = failure.read_text(encoding="utf-8").split("\n")[0]
+        with failure.open(encoding="utf-8", errors="replace") as lines:
+            error = lines.readline(2000).rstrip("\n")
         return SweepRun(folder, overrides, "failed", seconds=seconds, error=error)
-    metrics: dict[str, float] = read_json(folder / METRICS_FILE)
+    metrics = RunFolder(folder).finished_metrics() or {}
     status = "finished" if metrics else "partial" if begun else "missing"
     return SweepRun(folder, overrides, status, metrics, seconds)

@@ -74,9 +74,9 @@ def step_times(scenario: Scenario, fast: bool) -> Counter[str]:
             step()
     times: Counter[str] = Counter()
     for event in recorded.key_averages():
-        own = event.self_device_time_total if DEVICE == "cuda" else event.self_cpu_time_total
+        duration = event.self_device_time_total if DEVICE == "cuda" else event.self_cpu_time_total
         kind = next((kind for kind, names in KINDS.items() if event.key.startswith(names)), "everything else")
-        times[kind] += own / STEPS / 1000
+        times[kind] += duration / STEPS / 1000
     return times
 
 

@@ -11,13 +11,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from sklearn.metrics import accuracy_score, roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import InProcess, command, copy_run, mistake, numbers, tiny_run
 
+from covid_xray.data.images.read import write_png
+from covid_xray.data.manifest import read_manifest
+from covid_xray.errors import UserError
 from covid_xray.metrics.predictions import read_predictions
-from covid_xray.runs.images import external_images
+from covid_xray.runs.images import external_images, is_own
 from covid_xray.runs.inference import corner_view
+from covid_xray.runs.load import load_run
+from covid_xray.runs.pooling import is_current
 
 __all__ = ["command", "tiny_run"]
 CLASSES = ("covid-19", "normal", "pneumonia")
@@ -223,3 +229,63 @@ def test_class_names_are_matched_in_any_script() -> None:
     records = pd.DataFrame({"label": ["COVID 19", "肺炎", "正常"], "path": ["a", "b", "c"]})
     matched = external_images(records, ("covid-19", "肺炎", "正常"), None)
     assert matched["label"].tolist() == ["covid-19", "肺炎", "正常"]
+
+
+def test_exact_class_names_win() -> None:
+    names = ("covid+", "covid-", "normal")
+    table = pd.DataFrame({"label": ["covid+", "covid-", "Normal"], "path": ["a", "b", "c"]})
+    assert external_images(table, names, None)["label"].tolist() == ["covid+", "covid-", "normal"]
+    with pytest.raises(UserError, match=r"'COVID' differs from the classes covid\+ and covid- of the run"):
+        external_images(table.replace("covid+", "COVID"), names, None)
+    with pytest.raises(UserError, match=r"'covid\+' differs from the label 'covid-' in symbols only"):
+        external_images(table, ("covid", "normal"), None)
+    with pytest.raises(UserError, match=r"map it with 'class_map={COVID: \"covid\+\"}', or leave it out"):
+        external_images(table.replace("covid+", "COVID"), names, None)
+
+
+def test_foreign_images_of_the_same_names_are_not_the_runs(
+    command: InProcess, evaluated: Path, tiny_run: Path, workplace: Path
+) -> None:
+    """Other pixels, or other patients: evaluated as external, and the calibration is not made from them."""
+    source = next(workplace.glob("data/phantoms*/**/manifest.csv"))
+    other = workplace / "other-hospital"
+    shutil.rmtree(other, ignore_errors=True)
+    table = pd.read_csv(source, dtype=str)
+    for number, path in enumerate(table["path"]):
+        (other / path).parent.mkdir(parents=True, exist_ok=True)
+        write_png(other / path, np.random.default_rng(number).integers(0, 256, (64, 64), dtype=np.uint8))
+    run = copy_run(tiny_run, "foreign-data")
+    table.to_csv(other / "manifest.csv", index=False)
+    line = f"evaluate run={run} data=manifest resamples=5 saliency=false name=x"
+    code, _, err = command(f"{line} data.manifest=other-hospital/manifest.csv")
+    assert code == 0, err
+    found: Any = numbers(run / "evaluation/x")
+    assert found["own_test_images"] is False
+    assert found["images"] == len(table)
+    calibration = json.loads((run / "calibration.json").read_text())
+    # The same pixels under other patients are not the run's own data either.
+    renamed = table.assign(
+        patient_id="B" + table["patient_id"], path=[str(source.parent / path) for path in table["path"]]
+    )
+    renamed.to_csv(workplace / "renamed.csv", index=False)
+    records = read_manifest(workplace / "renamed.csv").assign(path=table["path"])
+    assert not is_own(load_run(run), records, "test")
+    assert is_own(load_run(run), records.assign(patient_id=table["patient_id"]), "test")
+    assert json.loads((run / "calibration.json").read_text()) == calibration
+    # A run whose own images were overwritten is neither evaluated nor calibrated.
+    config = (run / "config.yaml").read_text()
+    text = yaml.safe_load(config)
+    text["data"] = {"_target_": "covid_xray.data.manifest.read_manifest", "manifest": str(other / "manifest.csv")}
+    (run / "config.yaml").write_text(yaml.safe_dump(text))
+    (run / "calibration.json").unlink()
+    mistake(command(f"evaluate run={run} resamples=5"), "test images of the run have other pixels than when it began")
+    assert not (run / "calibration.json").exists()
+
+
+def test_only_the_very_same_request_is_reused(evaluated: Path, tiny_run: Path) -> None:
+    found: Any = numbers(evaluated)
+    request = {**found["request"], "class_map": None, "prevalence": found["request"]["prevalence"] or None}
+    name = evaluated.name
+    assert is_current(tiny_run, name, request)
+    for changed in ({"subset": "val"}, {"tta": not request["tta"]}, {"resamples": 7}, {"seed": 9}):
+        assert not is_current(tiny_run, name, request | changed)

@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
+from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,6 +18,7 @@ from tiny_run import InProcess, command, copy_run, mistake, tiny_run
 
 from covid_xray.data.images.read import read_image, write_png
 from covid_xray.data.images.resize import resize
+from covid_xray.errors import UserError
 from covid_xray.runs.calibration import learn, ood_score
 from covid_xray.runs.predict import OUT_OF_DISTRIBUTION, UNSURE
 from covid_xray.runs.prediction_file import PredictionFile, list_images
@@ -49,6 +53,7 @@ def test_a_folder_in_order_with_broken_files_told(
     code, out, err = command(f"predict run={tiny_run} input=pictures output=all.csv overwrite=true batch_size=2")
     assert code == 0, err
     assert "9 images, 2 broken" in out
+    assert "Left out: 1 files that are no images" in out
     assert "not for diagnosis" in out
     found = rows(workplace / "all.csv")
     assert [Path(row["path"]).name for row in found] == [
@@ -179,3 +184,50 @@ def test_safetensors_hold_the_weights_and_what_they_mean(command: InProcess, tin
         assert json.loads(file.metadata()["classes"]) == list(CLASSES)
     assert json.loads((workplace / "out" / "model.json").read_text())["image_size"] == 48
     assert "TransferResNet" in (workplace / "out" / "model.yaml").read_text()
+
+
+def test_what_is_an_image(tmp_path: Path) -> None:
+    """Files without ending, and with another one, are tried by content; the others are counted."""
+    folder = tmp_path / "scans [1]"
+    (folder / "sub").mkdir(parents=True)
+    image = np.zeros((40, 40), np.uint8)
+    write_png(folder / "a.png", image)
+    content = (folder / "a.png").read_bytes()
+    (folder / "IM000001").write_bytes(bytes(128) + b"DICM")
+    (folder / "1.2.840.7").write_bytes(content)
+    (folder / "b.jfif").write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
+    (folder / "sub/c.gif").write_bytes(b"GIF89a")
+    (folder / "._a.png").write_bytes(content)
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints/a.png").write_bytes(content)
+    (folder / "notes.txt").write_text("no image")
+    os.mkfifo(folder / "pipe")
+    left_out: Counter[str] = Counter()
+    found = [Path(path).name for path in list_images(str(folder), left_out)]
+    assert found == ["1.2.840.7", "IM000001", "a.png", "b.jfif", "c.gif"]
+    assert left_out == {"hidden files and folders": 2, "files that are no images": 2}
+    assert [Path(path).name for path in list_images(f"{folder}/*")] == found[:-1]
+    assert [Path(path).name for path in list_images(f"{folder}/[ab].png")] == ["a.png"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    write_png(tmp_path / "sub/ü.png", np.zeros((40, 40), np.uint8))
+    expected = [str(tmp_path / "sub/ü.png")]
+    (tmp_path / "list.txt").write_text("# images\nsub\\ü.png\n", encoding=encoding)
+    assert list(list_images(str(tmp_path / "list.txt"))) == expected
+    (tmp_path / "list.csv").write_text('label,Path\nx,"sub/ü.png"\n', encoding=encoding)
+    assert list(list_images(str(tmp_path / "list.csv"))) == expected
+    (tmp_path / "list.csv").write_text("a,b\n", encoding=encoding)
+    with pytest.raises(UserError, match="has no column path"):
+        list(list_images(str(tmp_path / "list.csv")))
+
+
+def test_exit_code_where_every_image_fails(command: InProcess, tiny_run: Path, workplace: Path) -> None:
+    (workplace / "broken").mkdir(exist_ok=True)
+    (workplace / "broken/a.png").write_text("no image")
+    code, out, err = command(f"predict run={tiny_run} input=broken output=broken.csv overwrite=true")
+    assert code == 1, err
+    assert "1 images, 1 broken" in out
+    assert rows(workplace / "broken.csv")[0]["error"] == "it is no image of a known format"

@@ -55,6 +55,8 @@ def test_no_patient_is_in_two_splits(run: tuple[Path, str]) -> None:
         sides.setdefault(row["patient_id"], set()).add(row["split"])
     assert all(len(splits) == 1 for splits in sides.values())
     assert {row["split"] for row in rows} == {"train", "val", "test"}
+    counts = [sum(split in splits for splits in sides.values()) for split in ("train", "val", "test")]
+    assert f"Patients (train/val/test): {'/'.join(map(str, counts))}" in run[1]
 
 
 def test_data_that_changed_since_the_run_began(

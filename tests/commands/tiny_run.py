@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from covid_xray import cli
 
-InProcess = Callable[[str], tuple[int, str, str]]
+InProcess = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +27,11 @@ def tiny_run(covid_xray: Command, workplace: Path) -> Path:
 
 @pytest.fixture
 def command(workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> InProcess:
-    """Run a command line within this process, in the workplace: exit code, output and errors."""
+    """Run a command line (and more arguments, which may contain blanks) in this process: exit code, output, errors."""
 
-    def run(line: str) -> tuple[int, str, str]:
+    def run(line: str, *more: str) -> tuple[int, str, str]:
         monkeypatch.chdir(workplace)
-        monkeypatch.setattr(sys, "argv", ["covid-xray", *line.split(" ")])
+        monkeypatch.setattr(sys, "argv", ["covid-xray", *line.split(" "), *more])
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         GlobalHydra.instance().clear()
         capfd.readouterr()

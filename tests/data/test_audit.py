@@ -410,8 +410,8 @@ def test_warning_of_an_association_is_a_sentence() -> None:
     assert found["source"]["cramers_v"] == pytest.approx(1, abs=0.02)
     assert found["view"]["cramers_v"] is None
     assert not found["view"]["warning"]
-    own = factors(label=label, file=["a.PNG"] * 30 + ["b.jpg"] * 30 + ["c.dcm"] * 30)
-    assert own["file type"]["warning"].startswith("every class has a file type of its own")
+    each_own = factors(label=label, file=["a.PNG"] * 30 + ["b.jpg"] * 30 + ["c.dcm"] * 30)
+    assert each_own["file type"]["warning"].startswith("every class has a file type of its own")
     mixed = factors(label=label, view=["AP"] * 25 + ["PA"] * 65)
     assert mixed["view"]["warning"].startswith("label and view go together")
 

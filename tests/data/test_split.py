@@ -136,7 +136,7 @@ def test_every_patient_is_tested_in_one_fold(patients, folds, seed) -> None:  # 
 
 
 def fingerprints(images: np.ndarray) -> Fingerprints:
-    """Fingerprints of so many random pictures: equal numbers are the same picture."""
+    """Fingerprints of random images; entries with the same number are the same image."""
     rng, n = np.random.default_rng(0), images.max() + 1
     return Fingerprints(
         pixels=np.array([f"{number:032x}" for number in range(n)], dtype="S32")[images],

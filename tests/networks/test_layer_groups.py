@@ -11,7 +11,7 @@ from covid_xray.schedule import Phase
 
 
 class Small(nn.Module):
-    """A network of its own kind: its first group is a single parameter."""
+    """A small network; its first group is a single parameter."""
 
     def __init__(self, num_classes: int = 3) -> None:
         super().__init__()

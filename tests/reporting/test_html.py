@@ -90,7 +90,7 @@ def test_empty_report() -> None:
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file cannot be written \(File exists\)"), output_folder(tmp_path / "file"):
+    with pytest.raises(UserError, match=r"file cannot be written: File exists \("), output_folder(tmp_path / "file"):
         pass
 
 

@@ -90,3 +90,17 @@ def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> 
         XrayClassifier(**arguments)  # type: ignore[arg-type]
     assert str(info.value).startswith(message)
     assert "\n" not in str(info.value)
+
+
+def test_recall_of_a_class_without_images_is_undefined(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: dict[str, float] = {}
+    monkeypatch.setattr(MODULE, "log_dict", lambda values, **_: logged.update(values))
+    metrics = MODULE.val_metrics
+    metrics.reset()
+    logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    for name in ("accuracy", "f1_weighted", "recall", "confusion"):
+        metrics[name].update(logits, torch.tensor([0, 0]))
+    metrics["loss"].update(torch.tensor([1.0]))
+    MODULE._log(metrics, "val")
+    assert float(logged["val/recall/a"]) == 0.5
+    assert np.isnan([float(logged["val/recall/b"]), float(logged["val/recall/c"])]).all()

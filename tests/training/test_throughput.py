@@ -65,7 +65,7 @@ def test_loader_measures_how_long_training_waits_for_it() -> None:
             time.sleep(0.05)
             return index
 
-    loader = TimedLoader(Slow(), batch_size=2)  # type: ignore[arg-type]
+    loader = TimedLoader(Slow(), batch_size=2)
     for _epoch in range(2):
         for batch in loader:
             assert len(batch) == 2

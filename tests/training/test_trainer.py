@@ -13,7 +13,7 @@ from covid_xray.training.callbacks.one_cycle import OneCycle
 from covid_xray.training.callbacks.resizing import ProgressiveResizing
 from covid_xray.training.callbacks.seeding import StepSeeding
 from covid_xray.training.callbacks.throughput import Throughput
-from covid_xray.training.trainer import build_trainer, needed_callbacks
+from covid_xray.training.trainer import REFUSED_CALLBACKS, build_trainer, needed_callbacks
 
 NEEDED = [StepSeeding, PhaseFreezing, ProgressiveResizing, OneCycle]
 
@@ -84,6 +84,23 @@ def test_trainer_has_what_the_data_module_relies_on(tmp_path: Path) -> None:
         ({"precision": "7"}, "trainer: "),
         ({"accelerator": "abacus"}, "trainer: "),
         ({"devices": 0}, "trainer: "),
+        *(
+            ({key: value}, f"trainer.{key}={value} would change the schedule: ")
+            for key, value in {
+                "max_time": "00:01:00:00",
+                "max_steps": 3,
+                "min_steps": 3,
+                "min_epochs": 9,
+                "fast_dev_run": True,
+                "limit_train_batches": 0.5,
+                "limit_val_batches": 0,
+                "limit_test_batches": 1,
+                "overfit_batches": 1,
+                "val_check_interval": 0.5,
+                "check_val_every_n_epoch": 2,
+                "accumulate_grad_batches": 2,
+            }.items()
+        ),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -91,3 +108,15 @@ def test_bad_settings_are_refused(settings: dict[str, object], message: str, tmp
         build_trainer({"accelerator": "cpu"} | settings, tmp_path, [], False, 5)
     assert str(info.value).startswith(message)
     assert "\n" not in str(info.value)
+
+
+def test_defaults_of_refused_settings_are_accepted(tmp_path: Path) -> None:
+    defaults = {"max_time": None, "max_steps": -1, "accumulate_grad_batches": 1, "fast_dev_run": False}
+    assert build_trainer({"accelerator": "cpu"} | defaults, tmp_path, [], False, 5).max_epochs == 5
+
+
+@pytest.mark.parametrize("kind", REFUSED_CALLBACKS)
+def test_callbacks_that_change_the_schedule_are_refused(kind: type[Callback], tmp_path: Path) -> None:
+    callback = kind.__new__(kind)
+    with pytest.raises(UserError, match=f"the callback {kind.__name__} would change the schedule"):
+        build_trainer({"accelerator": "cpu"}, tmp_path, [callback], False, 5)

@@ -4,6 +4,7 @@ A job never raises, because Hydra's sweepers stop at the first exception. Its fa
 instead, and printed at the end.
 """
 
+import contextlib
 import gc
 import importlib.util
 import multiprocessing
@@ -25,6 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from covid_xray.errors import UserError
+from covid_xray.files import resource_errors
 from covid_xray.runs.folder import is_main_process
 from covid_xray.sweeps.devices import claim_device, refuse_several_devices
 from covid_xray.sweeps.jobs import PLAN, fail_job, lock_sweep, start_job, write_plan
@@ -124,12 +126,14 @@ def run_job(run: Callable[[DictConfig], Any], cfg: DictConfig, sentence: Callabl
     try:
         if "trainer" in cfg:
             refuse_several_devices(cfg.trainer, slurm=os.environ.get("SUBMITIT_EXECUTOR") == "slurm")
-        return objective_value(run(cfg))
+        with resource_errors(folder):
+            return objective_value(run(cfg))
     except Exception as error:
         text = sentence(error) if isinstance(error, UserError) else f"{type(error).__name__}: {sentence(error)}"
         details = "" if isinstance(error, UserError) else traceback.format_exc()
         if main:
-            fail_job(folder, text, details)
+            with contextlib.suppress(UserError):  # such as a full disk, of which the job itself reports
+                fail_job(folder, text, details)
             print(f"{details}covid-xray: {folder.name}: {text}", file=sys.stderr)
         return None
     finally:

@@ -18,7 +18,7 @@ from covid_xray.data.images.read import read_image
 from covid_xray.data.parallel import map_files
 from covid_xray.files import waiting_lock
 
-_VERSION = 1
+_VERSION = 2  # to be raised when `read_image` gives other pixels, or `traits` another hash
 _SAVE_SECONDS = 60.0
 _FIELDS = {
     "pixels": np.dtype("S32"),

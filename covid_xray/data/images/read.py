@@ -54,6 +54,21 @@ def read_image(path: str | Path) -> GreyImage:
     return _read_with_opencv(data, path, header)
 
 
+def looks_like_image(path: str | Path) -> bool:
+    """Whether a regular file begins like an image of a known format; its pixels are not read."""
+    try:
+        if not Path(path).is_file():  # opening a pipe would block
+            return False
+        with Path(path).open("rb") as file:
+            head = file.read(132)
+    except (OSError, ValueError):
+        return False
+    is_bitmap = head[:2] == b"BM" and head[14:18] in (b"\x28\0\0\0", b"\x6c\0\0\0", b"\x7c\0\0\0")
+    is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    known = (PNG_MAGIC, JPEG_MAGIC, b"GIF8", b"II*\0", b"MM\0*")
+    return head.startswith(known) or head[128:] == b"DICM" or is_bitmap or is_webp
+
+
 def write_png(path: Path, image: GreyImage) -> None:
     """Write a grey image as PNG."""
     cv2.imwrite(str(path), image)

@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from covid_xray.errors import UserError
-from covid_xray.files import disk_errors, replace_durably, write_failure
+from covid_xray.files import replace_durably, resource_errors, write_failure
 from covid_xray.training.module import XrayClassifier
 
 STALL_SECONDS = 120.0  # after a stop signal, the longest time without a finished batch
@@ -74,7 +74,7 @@ class RunCheckpoint(Checkpoint):
         self.best: dict[str, float] = {}
         self.last: dict[str, float] = {}
         self._losses: list[tuple[int, Tensor]] = []  # by number of the step in the epoch; not yet checked
-        self._stop_signal = 0
+        self._stop_signal, self._stops = 0, False
         self._stopping = threading.Event()
         self._saved_at = self._moved_at = 0.0
 
@@ -137,7 +137,11 @@ class RunCheckpoint(Checkpoint):
             return
         self._check_losses(trainer, pl_module)
         self._save(trainer)
-        if _any(trainer, bool(self._stop_signal)):
+        self._stops = _any(trainer, bool(self._stop_signal))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stop if the step before was saved for it; not at its end, because Lightning logs its metrics after that."""
+        if self._stops:
             raise TrainingStopped(self._stop_signal or signal.SIGTERM)
 
     def on_validation_batch_end(self, *arguments: Any, **keywords: Any) -> None:
@@ -207,7 +211,7 @@ class RunCheckpoint(Checkpoint):
         previous = last.with_name("previous.ckpt")
         draft, second = last.with_name("next.ckpt"), last.with_name("next-best.ckpt")
         try:
-            with disk_errors(last):
+            with resource_errors(last):
                 for logger in trainer.loggers:
                     if isinstance(logger, CSVLogger):  # the rows up to this state, which wait in memory
                         logger.save()

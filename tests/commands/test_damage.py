@@ -1,0 +1,338 @@
+"""One harness: every field of every file that a command reads from a run is damaged in turn.
+
+Each command ends with one sentence and exit code 2, or it does its work: a file that is a cache is made again, and a
+value may be free text.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from tiny_run import InProcess, command, copy_run, tiny_run
+from torchvision import models
+
+from covid_xray.errors import CONTROL, UserError
+from covid_xray.metrics.predictions import read_predictions
+from covid_xray.reporting.sweep_report import write_sweep_report
+from covid_xray.runs import calibration, config, load, pooling
+from covid_xray.runs.folder import RunFolder, read_json, seconds_spent
+from covid_xray.runs.prediction_file import PredictionFile
+from covid_xray.sweeps.jobs import read_sweep
+
+__all__ = ["command", "tiny_run"]
+
+WRONG: dict[str, Any] = {
+    "null": None,
+    "text": "[red]x",
+    "number": -7,
+    "fraction": 0.25,
+    "true": True,
+    "list": [1, "a"],
+    "mapping": {"a": {"b": 1}},
+    "nan": float("nan"),
+    "infinity": float("inf"),
+    "huge": 10**400,
+    "long": "x" * 10_000,
+}
+WHOLE = {
+    "empty": b"",
+    "zeros": bytes(600),
+    "half": b'{"a": ',
+    "a list": b"[1]",
+    "text": b'"x"',
+    "no UTF-8": b"\xff\xfe\xff",
+    "deep": b"[" * 100_000,
+    "deep mapping": b'{"a":' * 100_000,
+    "huge number": b'{"a": 1' + b"0" * 5000 + b"}",
+}
+
+
+def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The keys that lead to every value, of lists only the first and the last one."""
+    if path:
+        yield path
+    items = list(node.items()) if isinstance(node, dict) else list(enumerate(node)) if isinstance(node, list) else []
+    for key, value in items if isinstance(node, dict) else dict([*items[:1], *items[-1:]]).items():
+        yield from places(value, (*path, key))
+
+
+def damaged(content: Any) -> Iterator[tuple[str, Any]]:
+    """Copies of a content, each with one value that is missing or wrong, and what was done."""
+    for path in places(content):
+        for name, wrong in {"missing": None, **WRONG}.items():
+            copy = json.loads(json.dumps(content))
+            node = copy
+            for key in path[:-1]:
+                node = node[key]
+            if name == "missing":
+                del node[path[-1]]
+            else:
+                node[path[-1]] = wrong
+            yield f"{'.'.join(map(str, path))}: {name}", copy
+
+
+def in_one_line(read: Callable[[], object]) -> bool:
+    """Whether reading ends in a `UserError` of one line; it must end so, or in success."""
+    with contextlib.suppress(UserError):
+        read()
+        return False
+    with pytest.raises(UserError) as error:
+        read()
+    assert str(error.value)
+    assert "\n" not in str(error.value)
+    return True
+
+
+def try_all(file: Path, dump: Callable[[Any], str], content: Any, read: Callable[[], object]) -> int:
+    """Damage a file in every way, and read it: a `UserError` in one line, or success.
+
+    Returns:
+        Number of refused copies.
+    """
+    texts = {name: dump(copy).encode() for name, copy in damaged(content)} | WHOLE
+    refused, before = 0, file.read_bytes() if file.is_file() else None
+    for name, text in texts.items():
+        file.write_bytes(text)
+        try:
+            refused += in_one_line(read)
+        except Exception as error:
+            raise AssertionError(f"{file.name}, {name}") from error
+    if before is not None:
+        file.write_bytes(before)
+    return refused
+
+
+def test_metrics(tmp_path: Path) -> None:
+    metrics = {"val/loss": 0.5, "test/accuracy": 0.75, "leaks": 0.0}
+    folder = RunFolder(tmp_path)
+    refused = try_all(folder.metrics, json.dumps, metrics, folder.finished_metrics)
+    assert refused >= len(WHOLE) - 1 + 3 * 5
+    folder.metrics.write_text('{"val/loss": NaN, "test/accuracy": 1}')
+    assert folder.finished_metrics() == {"test/accuracy": 1}
+    folder.metrics.unlink()
+    os.mkfifo(folder.metrics)
+    with pytest.raises(UserError, match="is no regular file"):
+        folder.finished_metrics()
+
+
+def test_runtime(tmp_path: Path) -> None:
+    refused = try_all(
+        tmp_path / "runtime.json",
+        json.dumps,
+        {"seconds": 3.0, "begun": 2.0, "threads": 2},
+        lambda: seconds_spent(tmp_path),
+    )
+    assert refused >= len(WHOLE) - 1 + 10
+
+
+def sweep(folder: Path) -> None:
+    for number in range(2):
+        run = folder / f"seed={number}"
+        run.mkdir()
+        (run / "job.json").write_text(json.dumps({"overrides": {"seed": str(number)}, "begun": float(number)}))
+        (run / "runtime.json").write_text(json.dumps({"seconds": 3.0, "begun": None}))
+        (run / "metrics.json").write_text(json.dumps({"test/accuracy": 0.5 + number / 4, "test/images": 20}))
+        (run / "failure.txt").write_bytes(b"")
+        (run / "failure.txt").unlink()
+
+
+def test_files_of_a_sweep(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    plan = {"seed=0": {"seed": "0"}, "seed=1": {"seed": "1"}}
+    (tmp_path / "jobs.json").write_text(json.dumps(plan))
+    first = tmp_path / "seed=0"
+
+    def read() -> None:
+        write_sweep_report(tmp_path, read_sweep(tmp_path), "test/accuracy", tmp_path / "report")
+
+    read()
+    job = {"overrides": {"seed": "0"}, "begun": 0.0}
+    assert try_all(first / "job.json", json.dumps, job, lambda: read_sweep(tmp_path)) >= len(WHOLE) + 10
+    assert try_all(tmp_path / "jobs.json", json.dumps, plan, lambda: read_sweep(tmp_path)) >= len(WHOLE) - 2
+    for metrics in (
+        {"test/accuracy": 0.5, "test/images": -1},
+        {"test/accuracy": 0.5, "test/images": 1e30, "test/<img src=x>": 1e30, "leaks": 1e30},
+        {"test/accuracy": None},
+    ):
+        (first / "metrics.json").write_text(json.dumps(metrics))
+        read()
+    for accuracy in (5.0, -0.5, 1e308, True, "high"):
+        (first / "metrics.json").write_text(json.dumps({"test/accuracy": accuracy, "test/images": 20}))
+        with pytest.raises(UserError, match=r"metrics\.json is damaged \(test/accuracy is not"):
+            read()
+    (first / "metrics.json").unlink()
+    assert "<img src=x" not in (tmp_path / "report" / "report.html").read_text()
+    (first / "failure.txt").write_bytes(b"\xff\xfe [red] <img src=x>")
+    read()
+    assert "<img src=x" not in (tmp_path / "report" / "report.html").read_text()
+    (tmp_path / "jobs.json").write_text('{"../elsewhere": {"seed": "9"}}')
+    with pytest.raises(UserError, match="is no name of a run folder"):
+        read_sweep(tmp_path)
+
+
+def part(folder: Path, kind: str) -> PredictionFile:
+    columns = ("path", "prediction", "confidence", "flag", "error")
+    return PredictionFile(folder / f"out.{kind}", kind, columns, {"input": "a", "confidence": 0.5})
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_state_of_predictions(kind: str, tmp_path: Path) -> None:
+    row = {"path": "a\nb.png", "prediction": "normal", "confidence": 0.5, "flag": "", "error": ""}
+    file = part(tmp_path, kind)
+    file.begin()
+    file.append([row, row | {"path": "c"}], 2)
+    whole, state = file.part.read_bytes(), read_json(file.state)
+    refused = try_all(file.state, json.dumps, state, file.begin)
+    assert refused == len(list(damaged(state))) + len(WHOLE)  # each value of the state is needed
+    assert file.part.read_bytes() == whole
+    file.state.write_text(json.dumps(state))
+    with file.part.open("ab") as more:
+        more.write(b"half of a row")
+    assert file.begin() == 2
+    assert file.part.read_bytes() == whole
+    file.part.write_bytes(b"x" * len(whole))
+    with pytest.raises(UserError, match="is damaged"):
+        file.begin()
+
+
+def test_predictions(tmp_path: Path) -> None:
+    header, row = ["path", "patient", "label", "p_a", "p_b", "prediction"], ["1.png", "p", "a", "0.75", "0.25", "a"]
+    file, other = tmp_path / "predictions.csv", ["2.png", "q", "b", "0.5", "0.5", "a"]
+
+    def text(rows: list[list[str]]) -> str:
+        buffer = io.StringIO()
+        csv.writer(buffer).writerows(rows)
+        return buffer.getvalue()
+
+    for number in range(2):
+        for column in range(len(header)):
+            for wrong in ("", "nan", "inf", "-1", "1e400", "9" * 400, "[red]", "x" * 10_000, "\0", '"', "a,b"):
+                rows = [list(header), list(row), list(other)]
+                rows[number][column] = wrong
+                file.write_text(text(rows))
+                in_one_line(lambda: read_predictions(file))
+        file.write_text(text([[*header[:number], *header[number + 1 :]], row, other]))
+        with pytest.raises(UserError):
+            read_predictions(file)
+    for content in WHOLE.values():
+        file.write_bytes(content)
+        assert in_one_line(lambda: read_predictions(file))
+
+
+def test_splits(tmp_path: Path) -> None:
+    folder, header = RunFolder(tmp_path), "path,label,patient_id,source,split,pixels"
+    rows = ["1.png,a,1,s,train,0", "2.png,b,2,s,test,0"]
+    for column in range(6):
+        for wrong in ("", "x" * 10_000, "\x1b[31m", '"', "\0", "\u202e", "[/x]", "9" * 400):
+            fields = rows[0].split(",")
+            fields[column] = wrong
+            folder.splits.write_text("\n".join([header, ",".join(fields), rows[1]]))
+            if not in_one_line(lambda: config.read_splits(folder)):
+                table = config.read_splits(folder)
+                assert not table.iloc[:, :5].map(CONTROL.search).any(axis=None)
+        names = header.split(",")
+        folder.splits.write_text("\n".join([",".join([*names[:column], "other", *names[column + 1 :]]), *rows]))
+        if names[column] != "pixels":
+            with pytest.raises(UserError, match="has no column"):
+                config.read_splits(folder)
+    for content in WHOLE.values():
+        folder.splits.write_bytes(content)
+        with pytest.raises(UserError):
+            config.read_splits(folder)
+    folder.splits.write_text("\n".join([header, *(f"{n}.png,c{n},1,s,train,0" for n in range(1001))]))
+    with pytest.raises(UserError, match="more than 1000 classes"):
+        config.read_splits(folder)
+
+
+def test_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = models.resnet18()
+    monkeypatch.setattr("covid_xray.networks.resnet.models.get_model", lambda name, weights: small)
+    phase = {"image_size": 32, "batch_size": 2, "epochs": 1, "trains": ["head"], "max_lr": [1e-3, 1e-2]}
+    warp = {"_target_": "covid_xray.data.augmentation.ResizeWarp", "warp": 0.1, "zoom": 1.1, "flip_p": 0.5}
+    content = {
+        "schedule": {
+            "_target_": "covid_xray.schedule.Schedule",
+            "phases": {"only": phase},
+            "lr_scale": 1.0,
+            "beta1": [0.9, 0.8, 0.9],
+        },
+        "augment": {"_target_": "covid_xray.data.augmentation.Augmentation", "transforms": [warp]},
+        "data": {
+            "_target_": "covid_xray.data.phantom.find_phantoms",
+            **{"root": "nowhere", "patients": 6, "images_per_patient": 1, "size": 32, "phantom_seed": 0},
+        },
+        "model": {
+            "_target_": "covid_xray.networks.resnet.TransferResNet",
+            **{"architecture": "resnet18", "hidden": 8, "dropout": [0.1, 0.2]},
+        },
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    for group in content:
+
+        def read(group: str = group) -> None:
+            settings = config.read_config(tmp_path / "config.yaml")
+            if group == "augment":
+                load.tta_augmentation(settings)
+            config.build(settings, group, **({"num_classes": 3} if group == "model" else {}))
+
+        def dump(part: Any, group: str = group) -> str:
+            return yaml.safe_dump(content | {group: part})
+
+        assert try_all(tmp_path / "config.yaml", dump, content[group], read) > 40
+
+
+def test_calibration(command: InProcess, tiny_run: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = copy_run(tiny_run, "damaged-calibration")
+    code, out, err = command(f"predict run={run} input=data output=damage.csv overwrite=true")
+    assert code == 0, out + err
+    content = read_json(run / "calibration.json")
+    loaded = load.load_run(run, accelerator="cpu")
+    monkeypatch.chdir(workplace)
+
+    def fail(*arguments: object) -> None:
+        raise UserError("no images here")
+
+    with monkeypatch.context() as context:
+        context.setattr(calibration, "own_records", fail)
+        refused = try_all(run / "calibration.json", json.dumps, content, lambda: calibration.calibrate(loaded))
+        assert refused > 100
+    (run / "calibration.json").write_text("[")
+    again, _ = calibration.calibrate(loaded)  # the images are here: made again
+    assert again is not None
+    assert read_json(run / "calibration.json") == content
+
+
+def test_evaluation_that_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    found = {
+        "provenance": {"checkpoint": "best.ckpt, SHA-256 0"},
+        "shortcuts": {"verdict": "none"},
+        **{"leaks": ["a"], "written_predictions": "calibrated", "own_test_images": True, "request": {"seed": 0}},
+    }
+    nothing = pd.DataFrame()
+    monkeypatch.setattr(pooling, "check_run", lambda *arguments: (folder, {}, "best", nothing))
+    monkeypatch.setattr(pooling, "file_hash", lambda file: "0")
+    metrics = folder.evaluation("test") / "metrics.json"
+    metrics.parent.mkdir(parents=True)
+    metrics.write_text(json.dumps(found))
+    current: list[bool] = []
+
+    def read() -> None:
+        current.append(pooling.is_current(tmp_path, "test", {"seed": 0}))
+
+    read()
+    assert current == [True]
+    current.clear()
+    # Any damage has the evaluation made again, except 6 copies: another text as the verdict or the leak (4), which is
+    # only shown; no leak; and true in place of true.
+    assert try_all(metrics, json.dumps, found, read) == 0
+    assert sum(current) == 6
