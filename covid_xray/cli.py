@@ -67,6 +67,7 @@ def main() -> None:
     """Entry point of the ``covid-xray`` executable."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)  # training has its own handler, which saves first
+    threading.excepthook = _thread_failed
     arguments = sys.argv[1:]
     if arguments and re.match(r"(-sc|--shell-completion)$", arguments[0]):
         _complete(arguments)
@@ -80,6 +81,12 @@ def main() -> None:
         _fail(f"{arguments[0]!r} is no command; use one of {', '.join(commands())}")
     else:
         _run(arguments[0], arguments[1:])
+
+
+def _thread_failed(failure: Any) -> None:
+    """Print a thread's traceback, unless the main thread raises the exception too, as TensorBoard's writer does."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 def _terminate(signum: int, frame: Any) -> NoReturn:

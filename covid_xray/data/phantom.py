@@ -22,6 +22,7 @@ from covid_xray.data.images.grey import GreyImage
 from covid_xray.data.images.read import write_png
 from covid_xray.data.manifest import read_manifest
 from covid_xray.errors import UserError
+from covid_xray.files import write_failure
 
 CLASSES = ("covid-19", "normal", "pneumonia")
 Plane = NDArray[np.float32]
@@ -109,19 +110,25 @@ def make_phantoms(folder: str | Path, patients: int, images_per_patient: int, si
         return manifest
     target = manifest.parent
     draft = Path(f"{target}.{os.getpid()}.draft")  # another process may draw the same set at the same time
-    draft.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for patient in track(range(patients), description="drawing phantoms", transient=True):
-        label = CLASSES[patient % len(CLASSES)]
-        patient_seed = seed * 1_000_003 + patient
-        for image in range(1 + int(np.random.default_rng((3, patient_seed)).integers(images_per_patient))):
-            name = f"{label}/patient{patient:05d}_{image}.png"
-            (draft / label).mkdir(exist_ok=True)
-            write_png(draft / name, draw_phantom(label, patient_seed, image, size))
-            rows.append((name, label, f"phantom-{patient:05d}", "phantom"))
-    table = pd.DataFrame(rows, columns=["path", "label", "patient_id", "source"])
-    table.to_csv(draft / "manifest.csv", index=False)
-    (draft / "settings.json").write_text(json.dumps({"patients": patients, "size": size, "seed": seed}) + "\n")
+    try:
+        draft.mkdir(parents=True, exist_ok=True)
+        rows = []
+        for patient in track(range(patients), description="drawing phantoms", transient=True):
+            label = CLASSES[patient % len(CLASSES)]
+            patient_seed = seed * 1_000_003 + patient
+            for image in range(1 + int(np.random.default_rng((3, patient_seed)).integers(images_per_patient))):
+                name = f"{label}/patient{patient:05d}_{image}.png"
+                (draft / label).mkdir(exist_ok=True)
+                write_png(draft / name, draw_phantom(label, patient_seed, image, size))
+                rows.append((name, label, f"phantom-{patient:05d}", "phantom"))
+        table = pd.DataFrame(rows, columns=["path", "label", "patient_id", "source"])
+        table.to_csv(draft / "manifest.csv", index=False)
+        (draft / "settings.json").write_text(json.dumps({"patients": patients, "size": size, "seed": seed}) + "\n")
+    except BaseException as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise write_failure(target, error) from error
+        raise
     try:
         draft.rename(target)
     except OSError:

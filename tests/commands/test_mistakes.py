@@ -80,7 +80,7 @@ MISTAKES = {
     "weights of a folder": ("train experiment=tiny weights=.", "neither a file"),
     "no logger target": ("train experiment=tiny ~logger._target_", "logger must be a mapping"),
     "trainer setting": ("train experiment=tiny +trainer.speed=3", "trainer: "),
-    "audit split": ("audit output=x split.by=hospital", "split.by must be"),
+    "audit split": ("audit data=phantom_tiny output=x split.by=hospital", "split.by must be"),
     "audit data": ("audit output=x data=folder", "data.root must be given"),
 }
 # With a finished run.

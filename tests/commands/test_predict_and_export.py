@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -231,3 +233,20 @@ def test_exit_code_where_every_image_fails(command: InProcess, tiny_run: Path, w
     assert code == 1, err
     assert "1 images, 1 broken" in out
     assert rows(workplace / "broken.csv")[0]["error"] == "it is no image of a known format"
+
+
+def test_an_output_has_one_writer(tmp_path: Path) -> None:
+    file = PredictionFile(tmp_path / "out.csv", "csv", ("path",), {})
+    code = (
+        "import sys; from pathlib import Path; from covid_xray.runs.prediction_file import PredictionFile\n"
+        "with PredictionFile(Path(sys.argv[1]), 'csv', ('path',), {}).held(): pass"
+    )
+    other = [sys.executable, "-c", code, str(file.output)]
+    with file.held():
+        refused = subprocess.run(other, capture_output=True, text=True, check=False)
+        assert "another process writes" in refused.stderr
+        file.begin()
+        file.append([{"path": "a.png"}], 1)
+        file.finish()
+    assert subprocess.run(other, check=False).returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]

@@ -38,7 +38,7 @@ def test_evaluation(tmp_path: Path) -> None:
     assert np.array_equal(read_predictions(folder / "predictions.csv").labels, result.predictions.labels)
     content = json.loads((folder / "metrics.json").read_text())
     assert list(content) == [
-        *("images", "classes", "data", "own_test_images", "variants", "written_predictions", "temperature"),
+        *("images", "classes", "data", "own_test_images", "request", "variants", "written_predictions", "temperature"),
         *("operating_points", "shortcuts", "saliency_check", "leaks", "provenance", "configuration"),
     ]
     assert content["variants"]["calibrated"] == json.loads(json.dumps(result.estimates.to_dict()))

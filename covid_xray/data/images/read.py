@@ -70,8 +70,8 @@ def looks_like_image(path: str | Path) -> bool:
 
 
 def write_png(path: Path, image: GreyImage) -> None:
-    """Write a grey image as PNG."""
-    cv2.imwrite(str(path), image)
+    """Write a grey image as PNG; unlike `cv2.imwrite`, raise an exception if the disk is full."""
+    path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
 
 
 def _read_with_opencv(data: bytes, path: str | Path, header: Header) -> GreyImage:
