@@ -89,7 +89,7 @@ def test_changes_of_sizes_and_rates_fit_any_schedule(change: str, command: InPro
     assert getattr(schedule, change.split("=")[0].split(".")[1]) is not None
 
 
-@pytest.mark.parametrize("experiment", ["tiny", "borders_only"])
+@pytest.mark.parametrize("experiment", ["tiny", pytest.param("borders_only", marks=pytest.mark.slow)])
 def test_an_experiment_trains_the_users_images_and_network(
     experiment: str, covid_xray: Command, workplace: Path, own_config: Path
 ) -> None:

@@ -26,12 +26,10 @@ CASES = {
     "mixup": "mixing=mixup",
     "cutmix": "mixing=cutmix",
 }
-QUICK = ("mixup",)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_killed_and_resumed_bit_for_bit(name: str, covid_xray: Command, workplace: Path) -> None:
     folder = name.replace(" ", "-")
     settings = [*SMALL, *CASES[name].split(), "+callbacks.dump._target_=probe_callbacks.StateDump"]
@@ -41,7 +39,7 @@ def test_killed_and_resumed_bit_for_bit(name: str, covid_xray: Command, workplac
     whole = covid_xray(*settings, f"run_dir=whole-{folder}", "datamodule.num_workers=0")
     assert whole.returncode == 0, whole.stderr
     killed = (*settings, f"run_dir=killed-{folder}", "datamodule.num_workers=2")
-    for step in (9,) if name in QUICK else (3, 9):
+    for step in (3, 9):
         result = covid_xray(*killed, env={"KILL_AT_STEP": str(step)})
         assert result.returncode == -9, result.stderr
     assert covid_xray(*killed).returncode == 0

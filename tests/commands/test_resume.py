@@ -31,7 +31,7 @@ def whole(covid_xray: Command, workplace: Path) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("workers", "every_minutes", "phases"),
     [
-        pytest.param(0, "null", (2,), id="0-workers"),
+        pytest.param(0, "null", (2,), id="0-workers", marks=pytest.mark.slow),
         pytest.param(2, "null", (1, 3), id="2-workers"),
         pytest.param(2, "1e-6", (0,), id="within-epochs"),
         pytest.param(0, "null", (0, 1, 2, 3), id="0-workers-all-phases", marks=pytest.mark.slow),

@@ -168,6 +168,7 @@ def test_logging_now_and_then(covid_xray: Command, workplace: Path) -> None:
     assert len(events.Scalars("val/accuracy")) == 4
 
 
+@pytest.mark.slow
 def test_machine_that_cannot_compile_says_so(covid_xray: Command, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("a GPU needs no C++ compiler")
