@@ -18,15 +18,12 @@ from covid_xray.commands._build import (
 from covid_xray.commands.sweep.jobs import is_sweep, on_own_device
 from covid_xray.errors import UserError
 from covid_xray.runs.config import Config
-from covid_xray.runs.folder import NON_RESULT_KEYS, RunFolder, flatten, is_main_process, seconds_spent
+from covid_xray.runs.folder import RunFolder, is_main_process, seconds_spent
 
 if TYPE_CHECKING:
     from covid_xray.data.datamodule import XrayDataModule
     from covid_xray.training.loggers import HyperParameters
     from covid_xray.training.module import XrayClassifier
-
-# Groups of settings that are no hyperparameters.
-_NO_HYPERPARAMETERS = ("logger", "callbacks", "sweep", "hydra", "name")
 
 
 def run(cfg: DictConfig) -> float:
@@ -83,22 +80,12 @@ def _check_objective(objective: str, class_names: list[str]) -> None:
 
 
 def _hyper_parameters(config: Config) -> "HyperParameters":
-    """Everything that may change a run's result, under flat names, none of them None.
+    from covid_xray.runs.fit import NO_HYPERPARAMETERS, hyper_parameters
 
-    A name has the same type in all runs: TensorBoard shows no run at all where it compares a number with text. So
-    settings that may be either are text; `covid_xray.training.loggers.log_start` adds each phase's peak rate.
-    """
-    from covid_xray.training.loggers import HyperParameters
-
-    choices = HydraConfig.get().runtime.choices
-    groups = [group for group in choices if "/" not in group and group not in _NO_HYPERPARAMETERS]
-    settings: dict[str, bool | float | str] = {group: choices[group] or "null" for group in groups}
-    for key, value in flatten(config).items():
-        if key not in NON_RESULT_KEYS and key.split(".")[0] not in _NO_HYPERPARAMETERS:
-            text = key.startswith("trainer.") or key.endswith(".max_lr") or key in ("split.folds", "mask_centre")
-            settings[key] = str(value) if text else value
+    chosen = HydraConfig.get().runtime.choices
+    choices = {name: chosen[name] or "null" for name in chosen if "/" not in name and name not in NO_HYPERPARAMETERS}
     changed = [override.lstrip("+~").split("=")[0] for override in HydraConfig.get().overrides.task]
-    return HyperParameters(settings, changed)
+    return hyper_parameters(config, choices, changed)
 
 
 def _introduce(config: Config, folder: RunFolder, data: "XrayDataModule", continues: bool) -> None:

@@ -19,7 +19,7 @@ from covid_xray.data.datamodule import XrayDataModule
 from covid_xray.errors import UserError
 from covid_xray.files import resource_errors, write_atomically
 from covid_xray.runs.config import Config
-from covid_xray.runs.folder import RunFolder, flatten, is_main_process
+from covid_xray.runs.folder import NON_RESULT_KEYS, RunFolder, flatten, is_main_process
 from covid_xray.runs.load import Run, load_run
 from covid_xray.training.callbacks.checkpoint import RunCheckpoint, damage, resume_point
 from covid_xray.training.callbacks.console import ConsoleProgress
@@ -38,6 +38,8 @@ from covid_xray.training.mixing import Mixing
 from covid_xray.training.module import OptimizerFactory, XrayClassifier
 from covid_xray.training.trainer import build_trainer, needed_callbacks
 
+# Groups of settings that are no hyperparameters.
+NO_HYPERPARAMETERS = ("logger", "callbacks", "sweep", "hydra", "name")
 # Adam with decoupled weight decay on every parameter, as in the article; rates and beta1 come from the schedule.
 ADAMW: OptimizerFactory = partial(torch.optim.AdamW, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.01, fused=True)
 
@@ -141,9 +143,30 @@ def fit(
         callbacks=default_callbacks() if callbacks is None else callbacks,
         logger=logger,
         resume=resume,
-        hyper_parameters=HyperParameters({k: v if isinstance(v, bool) else str(v) for k, v in flatten(config).items()}),
+        hyper_parameters=hyper_parameters(config),
     )
     return load_run(folder, network=network)
+
+
+def hyper_parameters(
+    config: Mapping[str, Any], choices: Mapping[str, str] | None = None, changed: Sequence[str] = ()
+) -> HyperParameters:
+    """Everything that may change a run's result, under flat names, none of them None.
+
+    A name has the same type in all runs: TensorBoard shows no run at all where it compares a number with text. So
+    settings that may be either are text; `covid_xray.training.loggers.log_start` adds each phase's peak rate.
+
+    Args:
+        config: The configuration.
+        choices: Chosen option by config group.
+        changed: Names of the settings that the user changed.
+    """
+    settings: dict[str, bool | float | str] = dict(choices or {})
+    for key, value in flatten(config).items():
+        if key not in NON_RESULT_KEYS and key.split(".")[0] not in NO_HYPERPARAMETERS:
+            text = key.startswith("trainer.") or key.endswith(".max_lr") or key in ("split.folds", "mask_centre")
+            settings[key] = str(value) if text else value
+    return HyperParameters(settings, changed)
 
 
 def default_callbacks() -> list[Callback]:

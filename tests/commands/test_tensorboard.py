@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -26,12 +27,12 @@ def runs(tiny_sweep: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def ask(tiny_sweep: Path, runs: dict[str, Path]) -> Iterator[Ask]:
+def ask(tiny_sweep: Path, runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     """TensorBoard over the whole outputs folder, as the README says: call with a path and its parameters."""
+    folder = tmp_path_factory.mktemp("board")  # without the runs of other tests
+    shutil.copytree(tiny_sweep, folder / "outputs/small/sweep", ignore=shutil.ignore_patterns("*.ckpt"))
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", "outputs", "--port", "0", "--host", "127.0.0.1"]
-    board = subprocess.Popen(
-        command, cwd=tiny_sweep.parents[2], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    board = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert board.stdout is not None
     try:
         said = ""
