@@ -61,7 +61,9 @@ def test_training_step_by_step_is_short() -> None:
     assert len(lines) <= 30, "the code besides the plots must be short"
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("03")) for name in OTHERS]
+)
 def test_notebook_runs_on_little_data(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(name, SMALL[name], tmp_path, monkeypatch)
 
