@@ -17,11 +17,11 @@ def run(cfg: DictConfig) -> None:
     from covid_xray.runs.load import load_run
 
     trained = load_run(cfg.run, cfg.checkpoint, "cpu", cfg.trust)
-    difference = export_run(trained, output, cfg.format, cfg.check_images, cfg.tolerance)
+    images, kind = check_batch(trained, cfg.check_images)
+    difference = export_run(trained, output, cfg.format, images, cfg.tolerance)
     if difference is None:
         print(f"{output}: not checked, because onnxruntime is not installed")
         return
-    images, kind = check_batch(trained, cfg.check_images)
     print(f"{output}: largest difference from PyTorch {difference:.2g} in a logit, on {len(images)} {kind}")
     print("Research only: not for diagnosis.")
 

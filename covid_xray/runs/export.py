@@ -29,7 +29,7 @@ FORMATS = ("onnx", "safetensors")
 
 
 def export_run(
-    run: Run, output: Path, format: str | None = None, check_images: int = 16, tolerance: float = 1e-3
+    run: Run, output: Path, format: str | None = None, images: Tensor | None = None, tolerance: float = 1e-3
 ) -> float | None:
     """Write a file, read it again, and compare it with PyTorch on real images.
 
@@ -37,7 +37,7 @@ def export_run(
         run: The trained run, on the CPU.
         output: The file. Safetensors get the metadata (.json) and the configuration (.yaml) beside them.
         format: ``onnx`` or ``safetensors``; None: by the ending of the file name.
-        check_images: Number of test images to compare on; random images if the run's data is not available.
+        images: Images (n, 1, s, s), uint8, to compare on; None: 16 of `check_batch`.
         tolerance: Largest difference of a logit that is accepted.
 
     Returns:
@@ -51,7 +51,7 @@ def export_run(
         raise UserError(f"format must be onnx or safetensors, not {kind!r}")
     if run.device.type != "cpu":
         raise UserError("export needs a run on the CPU: load_run(folder, accelerator='cpu')")
-    images, metadata = check_batch(run, check_images)[0], _metadata(run)
+    images, metadata = check_batch(run)[0] if images is None else images, _metadata(run)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         write = _export_onnx if kind == "onnx" else _export_safetensors
@@ -66,7 +66,7 @@ def export_run(
     return difference
 
 
-def check_batch(run: Run, count: int) -> tuple[Tensor, str]:
+def check_batch(run: Run, count: int = 16) -> tuple[Tensor, str]:
     """Images (n, 1, s, s), uint8, to compare on, and what they are: test images, or noise without the run's data."""
     try:
         files = list(own_images(run, own_records(run), "test")["file"])[:count]
