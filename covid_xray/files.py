@@ -5,15 +5,15 @@ import errno
 import os
 import re
 import shutil
+import threading
+import time
 import uuid
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from covid_xray.errors import UserError
-
-with contextlib.suppress(ImportError):  # not on Windows
-    import fcntl
 
 
 def read_text(file: Path, limit: int) -> str:
@@ -38,6 +38,8 @@ def read_text(file: Path, limit: int) -> str:
         raise UserError(f"{file} is damaged (it is not UTF-8 text); restore it") from None
 
 
+_LOCK_SECONDS = 0.2  # between two attempts to get a lock
+_POSITION = threading.Lock()  # where a system cannot read at an offset, threads share a file's position
 # A full or read-only disk.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -140,18 +142,12 @@ def lock(file: Path) -> IO[str] | None:
     Returns:
         The open file, or None if another process holds the lock. A file system without locks never refuses.
     """
-    opened = file.open("a")
-    if "fcntl" not in globals():
+    opened = file.open("a", encoding="utf-8")
+    # A lock of the process: loader workers that outlive a killed process do not keep it, as they would with flock.
+    if _take_lock(opened, "lockf"):
         return opened
-    try:
-        # A lock of the process: loader workers that outlive a killed process do not keep it, as they would with flock.
-        fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        opened.close()
-        return None
-    except OSError:
-        return opened
-    return opened
+    opened.close()
+    return None
 
 
 @contextlib.contextmanager
@@ -162,11 +158,48 @@ def waiting_lock(file: Path, what: str) -> Iterator[None]:
         file: The lock file; its folder must exist.
         what: What the other process does, as in ``waiting for another process that <what>``.
     """
-    with file.open("w") as opened:
-        if "fcntl" in globals():
-            try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"Waiting for another process that {what}")
-                fcntl.flock(opened, fcntl.LOCK_EX)
+    with file.open("a", encoding="utf-8") as opened:
+        if not _take_lock(opened, "flock"):
+            print(f"Waiting for another process that {what}")
+            while not _take_lock(opened, "flock"):
+                time.sleep(_LOCK_SECONDS)
         yield
+
+
+def _take_lock(opened: IO[str], function: str) -> bool:
+    """Lock an open file, with a function of fcntl or, on Windows, with msvcrt; False if another process holds it."""
+    try:
+        try:
+            fcntl: Any = import_module("fcntl")
+        except ImportError:
+            msvcrt: Any = import_module("msvcrt")
+            opened.seek(0)  # the lock is on the byte at this position
+            msvcrt.locking(opened.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            getattr(fcntl, function)(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # the file system has no locks
+        return True
+    return True
+
+
+def read_at(descriptor: int, length: int, offset: int) -> bytes:
+    """Read bytes of an open file at an offset, from any thread; fewer at the end of the file."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, length, offset)
+    with _POSITION:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, length)
+
+
+def write_at(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all bytes into an open file at an offset, from any thread."""
+    while data:
+        if hasattr(os, "pwrite"):
+            done = os.pwrite(descriptor, data, offset)
+        else:
+            with _POSITION:
+                os.lseek(descriptor, offset, os.SEEK_SET)
+                done = os.write(descriptor, data)
+        data, offset = data[done:], offset + done

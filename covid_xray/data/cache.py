@@ -28,7 +28,7 @@ from covid_xray.data.images.read import read_image
 from covid_xray.data.images.resize import resize
 from covid_xray.data.parallel import map_files
 from covid_xray.errors import UserError
-from covid_xray.files import waiting_lock
+from covid_xray.files import read_at, waiting_lock, write_at
 
 Table = NDArray[np.uint64]
 _VERSION = 1  # to be raised when `resize` gives other pixels
@@ -260,7 +260,7 @@ def _make(
         if path.exists():
             print(f"Cache: {path} is damaged and will be repaired")
             path.replace(part)
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
             _fill(descriptor, layout, files, digests, path, resized)
         finally:
@@ -294,12 +294,15 @@ def _fill(
             if pixel_digest(image).encode() != digests[rows[file]]:
                 raise UserError(f"image {file} has changed since the command began: start it again")
             pixels = np.ascontiguousarray(resize(image, layout.side)).tobytes()
-        _write(descriptor, pixels, rows[file] * layout.square)
+        # Not through a map: there, a full disk ends the process without a message.
+        write_at(descriptor, pixels, rows[file] * layout.square)
         # Last, so that a kill leaves no checksum without its pixels.
-        _write(descriptor, _checksum(pixels).to_bytes(8, "little"), layout.table + 8 * rows[file])
+        write_at(descriptor, _checksum(pixels).to_bytes(8, "little"), layout.table + 8 * rows[file])
 
     deque(map_files(resize_into_store, list(rows), "resizing images"), maxlen=0)
-    _write(descriptor, hashlib.sha256(_read_table(descriptor, layout).tobytes()).digest(), layout.length - _SEAL_BYTES)
+    write_at(
+        descriptor, hashlib.sha256(_read_table(descriptor, layout).tobytes()).digest(), layout.length - _SEAL_BYTES
+    )
     os.fsync(descriptor)
 
 
@@ -310,7 +313,7 @@ def _is_sound(path: Path, layout: Layout) -> bool:
             if os.fstat(file.fileno()).st_size != layout.length:
                 return False
             table = _read_table(file.fileno(), layout)
-            seal = os.pread(file.fileno(), _SEAL_BYTES, layout.length - _SEAL_BYTES)
+            seal = read_at(file.fileno(), _SEAL_BYTES, layout.length - _SEAL_BYTES)
             sealed = seal == hashlib.sha256(table.tobytes()).digest()
             return sealed and bool(_sound_rows(file.fileno(), layout, table).all())
     except OSError:
@@ -321,7 +324,7 @@ def _sound_rows(descriptor: int, layout: Layout, table: Table) -> NDArray[np.boo
     """Which images are there and match their checksum: about two gigabytes a second and core."""
 
     def is_sound(row: int) -> bool:
-        return int(table[row]) == _checksum(os.pread(descriptor, layout.square, row * layout.square))
+        return int(table[row]) == _checksum(read_at(descriptor, layout.square, row * layout.square))
 
     sound = np.zeros(layout.images, dtype=bool)
     present = np.flatnonzero(table).tolist()
@@ -332,18 +335,11 @@ def _sound_rows(descriptor: int, layout: Layout, table: Table) -> NDArray[np.boo
 
 
 def _read_table(descriptor: int, layout: Layout) -> Table:
-    return np.frombuffer(os.pread(descriptor, 8 * layout.images, layout.table), dtype="<u8")
+    return np.frombuffer(read_at(descriptor, 8 * layout.images, layout.table), dtype="<u8")
 
 
 def _checksum(pixels: bytes) -> int:
     return _PRESENT | zlib.crc32(pixels)
-
-
-def _write(descriptor: int, data: bytes, offset: int) -> None:
-    # Not through a map: there, a full disk ends the process without a word.
-    while data:
-        done = os.pwrite(descriptor, data, offset)
-        data, offset = data[done:], offset + done
 
 
 def _free_space(folder: Path) -> str:

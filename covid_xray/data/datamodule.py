@@ -290,5 +290,6 @@ def _start_worker(worker: int) -> None:
     After SIGTERM a worker ends within a minute, even if its parent does not end it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
+    if hasattr(signal, "alarm"):  # not on Windows, where nothing sends SIGTERM
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
     cv2.setNumThreads(0)  # the worker processes keep the cores busy
