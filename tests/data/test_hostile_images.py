@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from covid_xray.data.images.read import read_image
 from covid_xray.data.prepare import check_image
 from covid_xray.runs.images import content_hashes
 
+RLE, JPEG_IN_DICOM, JPEG_2000_IN_DICOM = (f"1.2.840.10008.1.2.{end}" for end in ("5", "4.50", "4.90"))
 DEFLATED, FRAMES = "1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.8.1\0"
 SMALL = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -61,6 +63,23 @@ def late(syntax: str) -> bytes:
     return data[:old] + padding + data[position:]
 
 
+def compressed(syntax: str, payload: bytes, **elements: Any) -> bytes:
+    """A DICOM file that declares the size of `SMALL` and holds other compressed pixels."""
+    return dicom_bytes(SMALL, syntax, payload=payload, **elements)
+
+
+def jpeg_of_size(side: int) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(SMALL).save(buffer, "JPEG")
+    height, width = SMALL.shape
+    return buffer.getvalue().replace(struct.pack(">HH", height, width), struct.pack(">HH", side, side), 1)
+
+
+# A run-length segment of 4 MB that expands to 256 MB; a JPEG 2000 image of 60,000 x 60,000 pixels.
+RUNS = struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\x00" * (2 << 20)
+HUGE_JPEG_2000 = b"\xff\x4f\xff\x51" + struct.pack(">HH4I", 41, 0, 60_000, 60_000, 0, 0) + bytes(60)
+
+
 # File name, content, words of the reason.
 HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "eps, which Pillow gives to Ghostscript": (
@@ -72,6 +91,33 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "deflated dicom": ("a.dcm", lambda: late(DEFLATED), "deflated"),
     "dicom of deflated frames": ("a.dcm", lambda: late(DEFLATED).replace(DEFLATED.encode(), FRAMES), "deflated"),
     "deflated dicom without preamble": ("a.dcm", lambda: dicom_bytes(SMALL, DEFLATED)[132:], "deflated"),
+    "dicom of long runs": ("a.dcm", lambda: compressed(RLE, RUNS), "expand to more than"),
+    "dicom of 15 long runs at one place": (
+        "a.dcm",
+        lambda: compressed(RLE, struct.pack("<16I", 15, *[64] * 15) + RUNS[64:]),
+        "expand to more than",
+    ),
+    "dicom with a large jpeg": (
+        "a.dcm",
+        lambda: compressed(JPEG_IN_DICOM, jpeg_of_size(65_000)),
+        "are 65000 x 65000, but it declares",
+    ),
+    "dicom with a large jpeg 2000": (
+        "a.dcm",
+        lambda: compressed(JPEG_2000_IN_DICOM, HUGE_JPEG_2000),
+        "are 60000 x 60000, but it declares",
+    ),
+    "dicom with a tiff": (
+        "a.dcm",
+        lambda: compressed(JPEG_IN_DICOM, tiff_pages(1)),
+        "are no JPEG or JPEG 2000 image, but it declares",
+    ),
+    "dicom of 1,000 jpeg scans": (
+        "a.dcm",
+        lambda: compressed(JPEG_IN_DICOM, scans(1000), Rows=16 * SMALL.shape[0], Columns=16 * SMALL.shape[1]),
+        "more than 64 scans",
+    ),
+    "dicom of 65,535 samples": ("a.dcm", lambda: compressed(RLE, RUNS, SamplesPerPixel=65_535), "65535 samples"),
     "tiff of 100,000 pages": ("a.tif", lambda: tiff_pages(100_000), "2 frames"),
     "gif of a million frames": ("a.gif", lambda: gif_frames(1_000_000), "2 frames"),
     "progressive jpeg of 1,000 scans": ("a.jpg", lambda: scans(1000), "more than 64 scans"),
@@ -97,8 +143,17 @@ def test_ordinary_relatives_are_read(tmp_path: Path) -> None:
         assert read_image(tmp_path / name).shape == (1, 1)
     (tmp_path / "a.png").write_bytes(chunks(1000))
     assert np.array_equal(read_image(tmp_path / "a.png"), SMALL)
-    (tmp_path / "a.dcm").write_bytes(late("1.2.840.10008.1.2.1"))
-    assert np.array_equal(read_image(tmp_path / "a.dcm"), SMALL)
+    # Run lengths: rows of literals, then one byte of padding.
+    rows = b"".join(b"\x0f" + row.tobytes() for row in SMALL) + b"\0\0"
+    buffer = BytesIO()
+    Image.fromarray(SMALL).save(buffer, "JPEG2000", irreversible=False, no_jp2=True)
+    for content in (
+        late("1.2.840.10008.1.2.1"),
+        compressed(RLE, struct.pack("<16I", 1, 64, *[0] * 14) + rows),
+        compressed(JPEG_2000_IN_DICOM, buffer.getvalue()),
+    ):
+        (tmp_path / "a.dcm").write_bytes(content)
+        assert np.array_equal(read_image(tmp_path / "a.dcm"), SMALL)
 
 
 def test_pipes_and_devices_are_never_opened(tmp_path: Path) -> None:

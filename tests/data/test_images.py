@@ -184,6 +184,8 @@ READABLE: dict[str, tuple[str, bytes, np.ndarray]] = {
 
 MIDDLE_OF_PNG = PNG[:120] + bytes(8) + PNG[128:]
 BOMB = png(200_000, 200_000, 8, 0, b"")
+JPEG_IN_DICOM, JPEG_LS = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.80"
+JPEG_LS_START = b"\xff\xd8\xff\xf7\0\x0b\x08" + struct.pack(">HH", HEIGHT, WIDTH) + b"\1\1\x11\0"
 HUGE_JPEG = JPEG.replace(struct.pack(">HH", HEIGHT, WIDTH), struct.pack(">HH", 65000, 65000))
 JPEG_12_BIT = JPEG.replace(b"\x08" + struct.pack(">HH", HEIGHT, WIDTH), b"\x0c" + struct.pack(">HH", HEIGHT, WIDTH))
 TIFF = encoded(PICTURE, "TIFF")
@@ -245,9 +247,9 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "float tiff with nan": ("a.tif", float_tiff(NAN), "NaN"),
     "dicom without pixels": ("a.dcm", dicom_bytes(None), "without pixels"),
     "dicom of four frames": ("a.dcm", dicom_bytes(np.stack([GREY] * 4), NumberOfFrames=4), "4 frames"),
-    "dicom, jpeg-ls, no decoder": ("a.dcm", dicom_bytes(GREY, "1.2.840.10008.1.2.4.80", payload=b"xx"), "JPEG-LS"),
-    "dicom, unknown compression": ("a.dcm", dicom_bytes(GREY, "1.2.840.10008.1.2.4.100", payload=b"xx"), "MPEG2"),
-    "dicom with damaged jpeg": ("a.dcm", dicom_bytes(GREY, "1.2.840.10008.1.2.4.50", payload=b"xx" * 9), "decoded"),
+    "dicom, jpeg-ls, no decoder": ("a.dcm", dicom_bytes(GREY, JPEG_LS, payload=JPEG_LS_START), "JPEG-LS"),
+    "dicom, film": ("a.dcm", dicom_bytes(GREY, "1.2.840.10008.1.2.4.100", payload=b"xx"), "no JPEG"),
+    "dicom with damaged jpeg": ("a.dcm", dicom_bytes(GREY, JPEG_IN_DICOM, payload=JPEG[:180]), "decoded"),
     "dicom with too few pixels": ("a.dcm", dicom_bytes(GREY, Rows=600), "decoded"),
     "dicom bomb": ("a.dcm", dicom_bytes(GREY, Rows=60000, Columns=60000), "limit is 80 million"),
     "dicom without size": ("a.dcm", dicom_bytes(GREY, Rows=None), "0 pixels"),

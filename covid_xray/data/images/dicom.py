@@ -4,8 +4,10 @@ Only the elements that the pixels need are parsed. Names, dates and identifiers 
 """
 
 import math
+import struct
 import warnings
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covid_xray.data.images.grey import GreyImage, ImageError, check_size, read_bytes, scale_range, scale_to_8_bits
+from covid_xray.data.images.headers import MAX_SCANS, run_length, stream_size
 from covid_xray.errors import UserError
 
 _DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1")  # the whole file, or each frame
@@ -85,7 +88,11 @@ def _decode(dataset: Any, path: str | Path) -> NDArray[Any]:
     if kind not in ("MONOCHROME1", "MONOCHROME2", "RGB") and not kind.startswith("YBR"):
         raise ImageError(path, f"its DICOM photometric interpretation {kind or '(none)'} is not supported")
     _complete(dataset, kind)
+    if dataset.SamplesPerPixel not in (1, 3):
+        raise ImageError(path, f"its DICOM pixels have {dataset.SamplesPerPixel} samples; only 1 and 3 are supported")
     syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_compressed:
+        _refuse_bomb(dataset, path, width, height)
     try:
         pixels = np.asarray(pixel_array(dataset))
     except Exception as error:  # each decoder of pydicom has its own exceptions
@@ -95,6 +102,25 @@ def _decode(dataset: Any, path: str | Path) -> NDArray[Any]:
     if pixels.ndim not in (2, 3) or pixels.size == 0 or not np.isfinite(pixels).all():
         raise ImageError(path, f"its DICOM pixels have the shape {pixels.shape} or are not finite")
     return pixels
+
+
+def _refuse_bomb(dataset: Any, path: str | Path, width: int, height: int) -> None:
+    """Refuse compressed pixels that expand to another size than the elements declare, before they are decoded."""
+    from pydicom.encaps import generate_frames
+    from pydicom.uid import RLELossless
+
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=1), b"")
+    if dataset.file_meta.TransferSyntaxUID == RLELossless:
+        count, *starts = struct.unpack_from("<16I", frame.ljust(64, b"\0"))
+        starts = [*starts[: min(count, 15)], len(frame)]
+        limit = 2 * width * height  # decoders ignore padding at the end of a segment
+        if any(run_length(frame[a:b], limit) > limit for a, b in pairwise(starts)):
+            raise ImageError(path, f"its DICOM pixels expand to more than the {width} x {height} that it declares")
+    elif (size := stream_size(frame)) != (width, height):
+        found = f"{size[0]} x {size[1]}" if any(size) else "no JPEG or JPEG 2000 image"
+        raise ImageError(path, f"its DICOM pixels are {found}, but it declares {width} x {height}")
+    elif frame.count(b"\xff\xda") > MAX_SCANS:
+        raise ImageError(path, f"its DICOM pixels have more than {MAX_SCANS} scans")
 
 
 def _complete(dataset: Any, kind: str) -> None:

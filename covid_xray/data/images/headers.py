@@ -15,6 +15,8 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_START_OF_FRAME_LS = 0xF7  # of JPEG-LS
+_JPEG_2000 = b"\xff\x4f\xff\x51"
 _MARKER = re.compile(rb"\xff[^\0\xd0-\xd7]")  # within a scan, FF is followed by 0 or by a restart marker
 MAX_SCANS, MAX_CHUNKS = 64, 1 << 20  # encoders write 10 scans at most; each takes time for all pixels
 
@@ -97,6 +99,34 @@ def jpeg_header(data: bytes) -> Header:
         position += length + 2
     whole = data[position : position + 2] == b"\xff\xd9" and not missing
     return header._replace(end=position, fault=header.fault or ("" if whole else "it is truncated"))
+
+
+def stream_size(data: bytes) -> tuple[int, int]:
+    """Width and height that a JPEG, JPEG-LS or JPEG 2000 stream declares; 0 and 0 if it is none of them."""
+    if data.startswith(_JPEG_2000) and len(data) >= 24:
+        right, bottom, left, top = struct.unpack_from(">4I", data, 8)
+        return right - left, bottom - top
+    position = 2 if data.startswith(JPEG_MAGIC) else len(data)
+    while position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker in _START_OF_FRAME or marker == _START_OF_FRAME_LS:
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            return width, height
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        position += 1 if marker == 0xFF else length + 2
+    return 0, 0
+
+
+def run_length(data: bytes, limit: int) -> int:
+    """Number of bytes that a segment of run-length encoding (PackBits) expands to; counting ends above the limit."""
+    position = size = 0
+    while position < len(data) and size <= limit:
+        code = data[position]
+        if code < 128:
+            position, size = position + code + 2, size + code + 1
+        else:
+            position, size = (position + 2, size + 257 - code) if code > 128 else (position + 1, size)
+    return size
 
 
 def _next_marker(data: bytes, position: int) -> int:
