@@ -1,6 +1,7 @@
 """From a composed configuration to the package's objects: what `train`, `find-lr` and `audit` share."""
 
 from functools import partial
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -106,7 +107,7 @@ def build_module(config: Config, data: "XrayDataModule", pretrained: bool = True
 
 
 def build_callbacks(config: Config) -> "list[Callback]":
-    """Callbacks of the config group, in order; an entry set to null is left out.
+    """Weight averaging and the callbacks of the config group, in order; an entry set to null is left out.
 
     Raises:
         UserError: If a callback that the schedule needs is set to null.
@@ -115,20 +116,27 @@ def build_callbacks(config: Config) -> "list[Callback]":
     for name in NEEDED_CALLBACKS:
         if name in callbacks and callbacks[name] is None:
             raise UserError(f"callbacks.{name}=null: the schedule needs this callback; leave it in")
-    return [build(callbacks, name) for name, node in callbacks.items() if node is not None]
+    averaging = [build(config, "averaging")] if config.get("averaging") else []
+    return averaging + [build(callbacks, name) for name, node in callbacks.items() if node is not None]
 
 
-def build_logger(config: Config) -> "LoggerFactory | None":
-    """Makes the configured logger from ``save_dir``; None without a logger."""
-    return None if config.get("logger") is None else _factory(config["logger"], "logger")
+def build_loggers(config: Config) -> "list[LoggerFactory]":
+    """What makes each of the configured loggers from ``save_dir``.
+
+    Raises:
+        UserError: If a logger's code, or a package that it needs, is missing.
+    """
+    loggers = config.get("logger") or {}
+    if not isinstance(loggers, dict):
+        raise UserError(f"logger must be a mapping of a name to each logger, not {loggers!r}; use logger=[NAME,...]")
+    return [_factory(node, f"logger.{name}") for name, node in loggers.items() if node is not None]
 
 
 def _factory(node: Any, group: str) -> Any:
     """The target of a node with its settings bound, to be called with further arguments."""
-    from hydra.errors import HydraException
-    from hydra.utils import get_object
-
     try:
-        return partial(get_object(node["_target_"]), **{key: value for key, value in node.items() if key != "_target_"})
-    except (HydraException, KeyError, TypeError) as error:
+        return partial(resolve_name(node["_target_"]), **{key: node[key] for key in node if key != "_target_"})
+    except UserError:  # of a module that needs a package
+        raise
+    except (ImportError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{group} must be a mapping with a _target_ that can be imported ({error})") from None

@@ -1,5 +1,6 @@
 """Find a learning rate: raise it step by step, plot the loss, print two suggestions; the weights are not kept."""
 
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,14 +8,17 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from covid_xray.commands._build import build_data, build_logger, build_module, build_schedule, resolve
+from covid_xray.commands._build import build_data, build_loggers, build_module, build_schedule, resolve
 from covid_xray.errors import UserError
 from covid_xray.files import write_atomically
 from covid_xray.runs.config import Config
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from covid_xray.data.datamodule import XrayDataModule
     from covid_xray.training.callbacks.lr_finder import RateCurve
+    from covid_xray.training.loggers import LoggerFactory
     from covid_xray.training.module import XrayClassifier
 
 
@@ -27,7 +31,7 @@ def run(cfg: DictConfig) -> None:
         raise UserError(f"phase={name!r} is not in the schedule; use one of {', '.join(schedule.phases)}")
     # As many epochs as the steps may need, for any number of batches in an epoch.
     phase = replace(schedule.phases[name], epochs=config["steps"])
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder, factories = Path(HydraConfig.get().runtime.output_dir), build_loggers(config)
     data = build_data(config, replace(schedule, phases={name: phase}))
     checkpoint = config["checkpoint_path"]
     module = build_module(config, data, pretrained=checkpoint is None)
@@ -38,12 +42,7 @@ def run(cfg: DictConfig) -> None:
 
     figure = curve.figure(f"{name}, {phase.image_size} px, trains {phase.trains}")
     write_atomically(folder / "find_lr.png", figure_png(figure))
-    if (factory := build_logger(config)) is not None:
-        from covid_xray.training.callbacks.lr_finder import write_tensorboard
-
-        logger = factory(save_dir=str(folder))
-        write_tensorboard(logger, curve, figure)
-        logger.finalize("success")
+    _log(factories, folder, curve, figure)
     print(f"{name}: {len(curve.losses)} steps from {curve.rates[0]:.1e} to {curve.rates[-1]:.1e}")
     print(f"Steepest descent: {curve.steepest():.2e}")
     print(f"Minimum / 10:     {curve.minimum_tenth():.2e}")
@@ -64,6 +63,18 @@ def _sweep(config: Config, folder: Path, data: "XrayDataModule", module: "XrayCl
     trainer.limit_val_batches = 0
     trainer.fit(module, datamodule=data)
     return finder.curve
+
+
+def _log(factories: "list[LoggerFactory]", folder: Path, curve: "RateCurve", figure: "Figure") -> None:
+    from covid_xray.training.callbacks.lr_finder import log_curve
+    from covid_xray.training.loggers import close_loggers, create_loggers, open_loggers
+
+    loggers = create_loggers(factories, folder)
+    open_loggers(loggers, uuid.uuid4().hex[:16], folder.name)  # a new run for loggers that keep many
+    log_curve(loggers, curve, figure)
+    for logger in loggers:
+        logger.finalize("success")
+    close_loggers(loggers)
 
 
 def _load(module: "XrayClassifier", path: Path) -> None:

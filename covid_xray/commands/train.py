@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from covid_xray.commands._build import (
     build_callbacks,
     build_data,
-    build_logger,
+    build_loggers,
     build_module,
     build_schedule,
     resolve,
@@ -40,7 +40,7 @@ def run(cfg: DictConfig) -> float:
             folder.begin(config)
             print(f"{folder.path} is finished: metrics in {folder.metrics}; use resume=never to train it again")
         return metrics.get(config["objective"], float("nan"))
-    callbacks, logger = build_callbacks(config), build_logger(config)
+    callbacks, loggers = build_callbacks(config), build_loggers(config)
     data = build_data(config, schedule)
     _check_objective(config["objective"], data.class_names)
     continues = config["resume"] == "auto" and folder.begun
@@ -58,7 +58,7 @@ def run(cfg: DictConfig) -> float:
             folder,
             config,
             callbacks=callbacks,
-            logger=logger,
+            logger=loggers,
             resume=config["resume"],
             hyper_parameters=_hyper_parameters(config),
             trainer_settings=placed["trainer"],
@@ -126,5 +126,7 @@ def _summarise(config: Config, folder: RunFolder, module: "XrayClassifier", metr
         corrected = f"; on test patients that are not in training: {unseen:.1%}" if unseen is not None else ""
         text = f"LEAKED: test images or patients are in training, so this is too good{corrected}"
         console.print(text, style="bold")
-    print(f"Metrics:   {folder.metrics}\nCurves:    tensorboard --logdir {folder.path}")
+    board = "tensorboard" in (config.get("logger") or {})
+    print(f"Metrics:   {folder.metrics}")
+    print(f"Curves:    {f'tensorboard --logdir {folder.path}' if board else folder.curves}")
     print("Research only: not for diagnosis.")

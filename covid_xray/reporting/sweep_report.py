@@ -25,7 +25,7 @@ from covid_xray.reporting.sweep_tables import (
 )
 from covid_xray.runs import provenance
 from covid_xray.runs.config import read_config, select
-from covid_xray.runs.folder import RunFolder, damaged
+from covid_xray.runs.folder import CURVES_FILE, RunFolder, damaged
 from covid_xray.sweeps.jobs import SweepRun
 from covid_xray.sweeps.learning_curves import read_curves
 
@@ -81,13 +81,17 @@ def _draw(settings: Sequence[Setting], runs: Sequence[SweepRun], metric: str) ->
     if keys := numeric_keys(runs):
         pictures["settings"] = Picture(settings_figure(runs, metric, keys), f"{metric} over each numeric setting.")
     tags = list(dict.fromkeys(["val/loss", "val/" + metric.split("/", 1)[1], "val/accuracy"]))[:2]
-    curves = {run.folder.name: read_curves(run.folder, tags) for run in runs}
+    curves = {run.folder.name: read_curves(run.folder, tags) for run in runs if _has_curves(run)}
     if any(curve for of_run in curves.values() for curve in of_run.values()):
         phases = _phases(runs)
         lines = "; dotted lines: ends of phases" if len(phases) > 1 else ""
         caption = f"Validation after every epoch, in the colours of the first figure{lines}."
         pictures["curves"] = Picture(curves_figure(settings, curves, tags, phases), caption)
     return pictures
+
+
+def _has_curves(run: SweepRun) -> bool:
+    return RunFolder(run.folder).curves.is_file()
 
 
 def _phases(runs: Sequence[SweepRun]) -> dict[str, int]:
@@ -116,6 +120,10 @@ def _warnings(runs: Sequence[SweepRun], settings: Sequence[Setting], metric: str
         )
     if unfinished := sum(run.status != "finished" for run in runs):
         found.append(f"{unfinished} of {len(runs)} runs are not finished, and missing from the figures.")
+    if without := sum(run.status == "finished" and not _has_curves(run) for run in runs):
+        found.append(
+            f"{without} of {len(runs)} runs have no {CURVES_FILE} (earlier versions wrote none): no curves of them."
+        )
     return found
 
 

@@ -4,7 +4,7 @@ import contextlib
 import inspect
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from covid_xray.data.augmentation import Augmentation
@@ -19,19 +20,23 @@ from covid_xray.data.datamodule import XrayDataModule
 from covid_xray.errors import UserError
 from covid_xray.files import resource_errors, write_atomically
 from covid_xray.runs.config import Config
-from covid_xray.runs.folder import NON_RESULT_KEYS, RunFolder, flatten, is_main_process
+from covid_xray.runs.folder import RunFolder, changes_nothing, flatten, is_main_process
 from covid_xray.runs.load import Run, load_run
+from covid_xray.training.callbacks.averaging import WeightAverage
 from covid_xray.training.callbacks.checkpoint import RunCheckpoint, damage, resume_point
 from covid_xray.training.callbacks.console import ConsoleProgress
 from covid_xray.training.callbacks.figures import ConfusionMatrices, FirstLayerFilters, ShowBatch
 from covid_xray.training.callbacks.throughput import Throughput
+from covid_xray.training.curves_logger import CurvesLogger, SaveCurves
 from covid_xray.training.loggers import (
     HyperParameters,
     LoggerFactory,
-    continue_log,
-    create_logger,
+    close_loggers,
+    create_loggers,
+    first_step,
     log_finish,
     log_start,
+    open_loggers,
     tensorboard_logger,
 )
 from covid_xray.training.mixing import Mixing
@@ -53,7 +58,7 @@ def fit(
     select: str = "best",
     optimizer: OptimizerFactory = ADAMW,
     callbacks: Sequence[Callback] | None = None,
-    logger: LoggerFactory | None = tensorboard_logger,
+    logger: LoggerFactory | Sequence[LoggerFactory] | None = tensorboard_logger,
     trainer: Mapping[str, Any] | None = None,
     every_minutes: float | None = None,
     resume: str = "auto",
@@ -63,6 +68,7 @@ def fit(
     mask_centre: float | None = None,
     loss: nn.Module | None = None,
     mixing: Mixing | None = None,
+    averaging: WeightAverage | None = None,
 ) -> Run:
     """Train a network through all phases of the data's schedule, and test it.
 
@@ -78,7 +84,8 @@ def fit(
         select: Which weights are tested: ``best`` (lowest validation loss at the last size) or ``last``.
         optimizer: Makes the optimiser from parameter groups.
         callbacks: Further callbacks; None for console output, speed and figures.
-        logger: Makes the logger; called with ``save_dir``. None: no log.
+        logger: Makes a logger of Lightning, called with ``save_dir``; or several of these. None: no logger.
+            The scalars are in ``curves.csv`` in any case.
         trainer: Further arguments of `lightning.Trainer`, such as ``accelerator``.
         every_minutes: Also save within epochs after this time.
         resume: ``auto`` (continue the run in the folder) or ``never`` (remove it and start again).
@@ -88,6 +95,7 @@ def fit(
         mask_centre: See `XrayClassifier`.
         loss: Loss of the training, such as ``FocalLoss(data.class_counts())``; None: the plain cross-entropy.
         mixing: See `covid_xray.training.mixing`.
+        averaging: Makes the run keep, validate and test an average of the weights; None: the weights.
 
     Returns:
         The finished run.
@@ -120,10 +128,12 @@ def fit(
         "loss": _object_config(loss),
         "sampler": _object_config(data.sampler),
         "mixing": None if mixing is None else repr(mixing),
+        "averaging": _object_config(averaging),
     }
     config = json.loads(json.dumps(config))  # tuples become lists, as in YAML
     data.prepare_data()
     data.setup()
+    others = default_callbacks() if callbacks is None else callbacks
     module = XrayClassifier(
         network,
         data.schedule,
@@ -140,7 +150,7 @@ def fit(
         data,
         RunFolder(Path(folder)),
         config,
-        callbacks=default_callbacks() if callbacks is None else callbacks,
+        callbacks=others if averaging is None else [averaging, *others],
         logger=logger,
         resume=resume,
         hyper_parameters=hyper_parameters(config),
@@ -163,14 +173,14 @@ def hyper_parameters(
     """
     settings: dict[str, bool | float | str] = dict(choices or {})
     for key, value in flatten(config).items():
-        if key not in NON_RESULT_KEYS and key.split(".")[0] not in NO_HYPERPARAMETERS:
+        if not changes_nothing(key) and key.split(".")[0] not in NO_HYPERPARAMETERS:
             text = key.startswith("trainer.") or key.endswith(".max_lr") or key in ("split.folds", "mask_centre")
             settings[key] = str(value) if text else value
     return HyperParameters(settings, changed)
 
 
 def default_callbacks() -> list[Callback]:
-    """Console output, speed, and figures in TensorBoard."""
+    """Console output, speed, and pictures for the loggers."""
     return [Throughput(), ShowBatch(), FirstLayerFilters(), ConfusionMatrices(), ConsoleProgress()]
 
 
@@ -181,7 +191,7 @@ def train(
     config: Config,
     *,
     callbacks: Sequence[Callback] = (),
-    logger: LoggerFactory | None = None,
+    logger: LoggerFactory | Sequence[LoggerFactory] | None = None,
     resume: str = "auto",
     hyper_parameters: HyperParameters | None = None,
     trainer_settings: Mapping[str, Any] | None = None,
@@ -194,9 +204,9 @@ def train(
         folder: The run folder.
         config: The configuration, plain types, written as ``config.yaml``.
         callbacks: Callbacks besides the needed ones.
-        logger: Makes the logger.
+        logger: Makes a logger, or several of these.
         resume: ``auto`` or ``never``.
-        hyper_parameters: For TensorBoard's table; None: empty.
+        hyper_parameters: For the loggers; None: empty.
         trainer_settings: Arguments of the Trainer, if they differ from ``config["trainer"]`` for this job.
 
     Returns:
@@ -219,27 +229,27 @@ def train(
     if resume_from not in (None, folder.last) and is_main_process():
         print(f"{folder.last} is damaged or missing, so the run continues from {resume_from}, the checkpoint before it")
     checkpoint = RunCheckpoint(folder.last, folder.best, checkpoint_settings["every_minutes"])
-    created = create_logger(logger, folder.path, resume_from)
+    created, curves = create_loggers(logger, folder.path, resume_from), CurvesLogger(folder.curves)
     # Before the run folder is written, so that a wrong setting leaves no run behind.
     trainer = build_trainer(
         config["trainer"] if trainer_settings is None else trainer_settings,
         folder.path,
-        needed_callbacks(callbacks, config["seed"], checkpoint),
-        created or False,
+        needed_callbacks([*callbacks, SaveCurves(curves)], config["seed"], checkpoint),
+        [*created, curves],
         module.schedule.epochs,
         config["deterministic"],
     )
     module.schedule.check(module.group_names, trainer.world_size)  # before other processes are started
     threads = torch.get_num_threads() if trainer.strategy.root_device.type == "cpu" else None
     session = folder.session(config, resume == "never", threads) if is_main_process() else contextlib.nullcontext()
-    with session, resource_errors(folder.path), checkpoint.signals():
+    with session, resource_errors(folder.path), checkpoint.signals(), _closing(created):
         if is_main_process():
             folder.write_splits(data.splits_csv())
-        if trainer.is_global_zero and resume_from:
-            continue_log(created, resume_from)
-        elif trainer.is_global_zero:
-            yaml = folder.config.read_text(encoding="utf-8")
-            log_start(created, yaml, hyper_parameters or HyperParameters(), data, module)
+        if trainer.is_global_zero:
+            first = first_step(resume_from)
+            open_loggers(created, folder.log_id(), folder.path.name, first, curves.begin(first))
+            yaml, settings = folder.config.read_text(encoding="utf-8"), hyper_parameters or HyperParameters()
+            log_start(created, yaml, settings, data, module, continues=resume_from is not None)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
         except Exception as error:
@@ -254,7 +264,18 @@ def train(
                 f"training ended after {done} of {module.schedule.epochs} epochs, so the run is not finished: a "
                 f"callback set trainer.should_stop; remove it, and continue with the same command"
             )
-        return _test(trainer, module, data, folder, checkpoint, checkpoint_settings["select"])
+        return _test(trainer, module, data, folder, checkpoint, curves, checkpoint_settings["select"])
+
+
+@contextlib.contextmanager
+def _closing(loggers: Sequence[Logger]) -> Iterator[None]:
+    """Close the loggers at the end of the block."""
+    try:
+        yield
+    except BaseException:
+        close_loggers(loggers, failed=True)
+        raise
+    close_loggers(loggers)
 
 
 def _test(
@@ -263,12 +284,13 @@ def _test(
     data: XrayDataModule,
     folder: RunFolder,
     checkpoint: RunCheckpoint,
+    curves: CurvesLogger,
     select: str,
 ) -> dict[str, float]:
     """Test the selected weights on every test set, and write ``metrics.json``."""
     metrics = dict(checkpoint.best if select == "best" else checkpoint.last)
-    chosen = folder.best if select == "best" else None
-    if chosen and (reason := damage(chosen)):
+    chosen = folder.checkpoint(select)
+    if reason := damage(chosen):
         raise UserError(f"{chosen} cannot be used ({reason}); restore it, or start again with resume=never")
     trainer.test(module, datamodule=data, ckpt_path=chosen, verbose=False, weights_only=True)
     tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -276,7 +298,8 @@ def _test(
     metrics |= {name: value for name, value in tested.items() if name.partition("/")[0] in sets}
     metrics["leaks"] = float(len(data.audit.leaks()))
     if trainer.is_global_zero:
-        log_finish(trainer.logger, metrics, trainer.global_step)
+        log_finish(trainer.loggers, metrics, trainer.global_step)
+        curves.write()
         counts = {}
         for split, table in {"val": data.subset("val"), **sets}.items():
             of_class = table["label"].value_counts().sort_index()

@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +24,13 @@ METRICS_FILE = "metrics.json"  # final metrics; exists only when the run is fini
 PREDICTIONS_FILE = "predictions.csv"  # in the folder of an evaluation
 CALIBRATION_FILE = "calibration.json"  # what the validation images gave: temperature, thresholds, limits
 RUNTIME_FILE = "runtime.json"  # seconds spent so far, when the present session began, threads of the first session
+WEIGHTS_FILE = "model.safetensors"  # of a bundle
 JOB_FILE = "job.json"  # of a sweep's job: its overrides and the time of its first start
 FAILURE_FILE = "failure.txt"  # of a sweep's job: why the last session failed, in its first line
+CURVES_FILE = "curves.csv"  # every scalar that was logged, up to the newest checkpoint
+LOG_ID_FILE = "log-id.txt"  # identifies the run in loggers that hold many runs
 EVENTS = "events.out.tfevents.*"
+_WRITTEN_ATOMICALLY = (CONFIG_FILE, SPLITS_FILE, METRICS_FILE, RUNTIME_FILE, CURVES_FILE, LOG_ID_FILE)
 _MAX_CONFIG, _MAX_JSON = 1 << 18, 1 << 26  # bytes
 _MAX_DEPTH = 20  # of nested mappings and lists in a configuration
 
@@ -33,6 +39,7 @@ NON_RESULT_KEYS = (
     "run_dir",
     "resume",
     "objective",
+    "logger",
     "checkpoint.every_minutes",
     "datamodule.num_workers",
     "datamodule.audit_cache",
@@ -75,6 +82,11 @@ class RunFolder:
         return self.path / CALIBRATION_FILE
 
     @property
+    def curves(self) -> Path:
+        """Every scalar that was logged, up to the newest checkpoint."""
+        return self.path / CURVES_FILE
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
@@ -99,13 +111,28 @@ class RunFolder:
         """The checkpoint with the lowest validation loss at the last image size."""
         return self.checkpoints / "best.ckpt"
 
+    @property
+    def weights(self) -> Path:
+        """The weights of a bundle; see `covid_xray.runs.bundle`."""
+        return self.path / WEIGHTS_FILE
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether this is a bundle, which is made for sharing, and not the folder of a training."""
+        return self.weights.is_file() and not self.checkpoints.exists()
+
     def checkpoint(self, name: str) -> Path:
-        """The checkpoint ``best`` or ``last``."""
-        return self.best if name == "best" else self.last
+        """The checkpoint ``best`` or ``last``; of a bundle its only weights."""
+        return self.weights if self.is_bundle else self.best if name == "best" else self.last
+
+    @property
+    def results(self) -> Path:
+        """Where evaluations are written: into the run, but never into a bundle, because they name patients."""
+        return Path("outputs") / self.path.resolve().name if self.is_bundle else self.path
 
     def evaluation(self, name: str) -> Path:
         """Folder of an evaluation."""
-        return self.path / "evaluation" / name
+        return self.results / "evaluation" / name
 
     def export(self, name: str) -> Path:
         """An exported file."""
@@ -156,9 +183,9 @@ class RunFolder:
             raise UserError(f"another process is training in {self.path}; wait for its end, or use another run folder")
         with held:
             self.begin(config, restart)
-            for name in (CONFIG_FILE, SPLITS_FILE, METRICS_FILE, RUNTIME_FILE):  # of a killed session
+            for name in _WRITTEN_ATOMICALLY:
                 for draft in self.path.glob(f"{name}.*.tmp"):
-                    draft.unlink(missing_ok=True)
+                    draft.unlink(missing_ok=True)  # of a killed session
             first_threads = self._first_threads(threads)
             before, begun, start = seconds_spent(self.path) or 0.0, time.time(), time.monotonic()
             self._write_runtime(before, begun, first_threads)
@@ -169,6 +196,15 @@ class RunFolder:
                     self._write_runtime(before + time.monotonic() - start, None, first_threads)
                 raise
             self._write_runtime(before + time.monotonic() - start, None, first_threads)
+
+    def log_id(self) -> str:
+        """Identifies the run in loggers that hold many runs; the same in every session."""
+        file = self.path / LOG_ID_FILE
+        known = read_text(file, 100).strip() if file.is_file() else ""
+        if not re.fullmatch(r"[0-9a-f]{16}", known):
+            known = uuid.uuid4().hex[:16]
+            write_atomically(file, known + "\n")
+        return known
 
     def finished_metrics(self) -> dict[str, float] | None:
         """Final metrics if the run is finished, else None; a metric that is not defined is left out.
@@ -217,10 +253,13 @@ class RunFolder:
         write_atomically(self.path / RUNTIME_FILE, json.dumps(content) + "\n")
 
     def _clear(self) -> None:
-        for file in (self.metrics, self.splits, self.config, self.path / RUNTIME_FILE, *self.path.glob(EVENTS)):
+        names = (RUNTIME_FILE, LOG_ID_FILE, CURVES_FILE)
+        files = [self.metrics, self.splits, self.config, *(self.path / name for name in names)]
+        for file in (*files, *self.path.glob(EVENTS)):
             file.unlink(missing_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.checkpoints)
+        for folder in (self.checkpoints, self.path / "wandb"):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(folder)
 
     def _refuse_changes(self, config: Mapping[str, Any]) -> None:
         before = flatten(read_yaml(self.config))
@@ -229,13 +268,18 @@ class RunFolder:
         changed = [
             f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and key not in NON_RESULT_KEYS + DATA_KEYS
+            if before.get(key) != now.get(key) and not changes_nothing(key) and key not in DATA_KEYS
         ]
         if changed:
             raise UserError(
                 f"{self.path} holds a run with other settings ({'; '.join(changed[:8])}); use another run_dir, "
                 f"the same settings, or resume=never to start again in this folder"
             )
+
+
+def changes_nothing(key: str) -> bool:
+    """Whether a dotted key is, or is within, a setting that does not change the result."""
+    return any(key == name or key.startswith(f"{name}.") for name in NON_RESULT_KEYS)
 
 
 def seconds_spent(folder: Path) -> float | None:

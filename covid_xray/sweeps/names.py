@@ -18,15 +18,15 @@ def run_name(lines: Iterable[str], left_out: Iterable[str] = ()) -> str:
 
     Args:
         lines: The job's overrides, such as ``schedule.phases.unfrozen_small.max_lr=[1e-6,4e-4]``.
-        left_out: Settings that the name leaves out, such as those that change no result.
+        left_out: Settings that the name leaves out, with all that is within them, such as those that change no result.
 
     Returns:
         Such as ``seed=1,unfrozen_small.max_lr=1e-6_4e-4``; ``default`` if no setting is left. If characters had to be
         replaced or cut, the name ends with a checksum, which keeps different jobs apart. A name that is too long
         begins with the shortest settings, because long ones, such as paths, seldom vary.
     """
-    hidden = set(left_out)
-    items = sorted(f"{key}={value}" for key, value in job_overrides(lines).items() if key not in hidden)
+    hidden = tuple(left_out)
+    items = sorted(f"{key}={value}" for key, value in job_overrides(lines).items() if not _within(key, hidden))
     items = [item.removeprefix(PHASES) for item in items]
     full = readable = ",".join(items)
     if len(full) > _MAX_LENGTH:
@@ -36,6 +36,10 @@ def run_name(lines: Iterable[str], left_out: Iterable[str] = ()) -> str:
     if len(name) > _MAX_LENGTH or name != readable:
         name = f"{name[:_MAX_LENGTH].rstrip('_.,')}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
     return name or "default"
+
+
+def _within(key: str, settings: Iterable[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in settings)
 
 
 def better(metric: str) -> str:

@@ -11,6 +11,7 @@ from drawn import xs
 from tiny_run import InProcess, command, mistake
 from tiny_sweep import RATE, tiny_sweep
 
+from covid_xray.errors import UserError
 from covid_xray.reporting.sweep_plots import leak_figure, leaked_runs
 from covid_xray.reporting.sweep_tables import settings_text, varied_keys
 from covid_xray.sweeps.jobs import read_sweep
@@ -141,15 +142,18 @@ def test_curves_are_what_was_logged(tiny_sweep: Path) -> None:
         assert curves["no/such"] == {}
 
 
-def test_curves_of_a_continued_run_leave_out_what_was_done_twice(tmp_path: Path) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
-    for number, (purge, values) in enumerate([(None, [3.0, 9.0]), (1, [2.0, 1.0])]):
-        with SummaryWriter(str(tmp_path), purge_step=purge, filename_suffix=f".{number}") as writer:
-            for step, value in enumerate(values, start=purge or 0):
-                writer.add_scalar("epoch", step, step)
-                writer.add_scalar("val/loss", value, step)
-    assert read_curves(tmp_path, ["val/loss"])["val/loss"] == {1: 3.0, 2: 2.0, 3: 1.0}
+def test_runs_of_earlier_versions_have_no_curves(command: InProcess, grid: Path) -> None:
+    files = sorted(grid.glob("job[0-3]/curves.csv"))
+    texts = [file.read_text() for file in files]
+    for file in files:
+        file.unlink()
+    with pytest.raises(UserError, match=r"curves\.csv does not exist"):
+        read_curves(grid / "job0", ["val/loss"])
+    code, _, err = command(f"report sweep={grid}")
+    assert (code, err) == (0, ""), err
+    assert "4 of 6 runs have no curves.csv" in (grid / "report/report.html").read_text()
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text)
 
 
 def test_mistakes(command: InProcess, grid: Path) -> None:

@@ -1,14 +1,15 @@
-"""Figures in TensorBoard: the first batch of each phase, the first layer's kernels, confusion matrices."""
+"""Pictures for the loggers: the first batch of each phase, the first layer's kernels, confusion matrices."""
 
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from torch import Tensor
 from torchvision.utils import make_grid
 
 from covid_xray.plots.classification import confusion_matrix_figure
 from covid_xray.plots.images import batch_figure
+from covid_xray.training.loggers import log_picture
 from covid_xray.training.module import XrayClassifier
 
 
@@ -30,7 +31,7 @@ class ShowBatch(Callback):
             pixels = pl_module.normalise(batch[0][: self.images]) * pl_module.std + pl_module.mean
             titles = [pl_module.class_names[label] for label in batch[1][: self.images].tolist()]
             figure = batch_figure(pixels[:, 0].clamp(0, 1).cpu().numpy(), titles)
-            _add_figure(trainer, f"show_batch/{position.index + 1}_{position.name}", figure)
+            _log(trainer, f"show_batch/{position.index + 1}_{position.name}", figure, trainer.global_step)
 
 
 class FirstLayerFilters(Callback):
@@ -41,19 +42,18 @@ class FirstLayerFilters(Callback):
         if trainer.global_step == 0:
             self._draw(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the trained kernels."""
-        self._draw(trainer, pl_module)
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the trained kernels after the last epoch, before it is saved."""
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            self._draw(trainer, pl_module)
 
     @staticmethod
     def _draw(trainer: Trainer, pl_module: LightningModule) -> None:
         kernels = next((p for p in pl_module.parameters() if p.ndim == 4 and p.shape[1] == 3), None)
-        logger = _tensorboard(trainer)
-        if kernels is not None and logger is not None:
+        if kernels is not None:
             grid = make_grid(kernels.detach().float().cpu(), nrow=8, normalize=True, scale_each=True, padding=1)
-            logger.experiment.add_image(
-                "filters/first_layer", grid.repeat_interleave(8, 1).repeat_interleave(8, 2), trainer.global_step
-            )
+            enlarged = grid.repeat_interleave(8, 1).repeat_interleave(8, 2)
+            _log(trainer, "filters/first_layer", enlarged, _last_step(trainer))
 
 
 class ConfusionMatrices(Callback):
@@ -61,32 +61,29 @@ class ConfusionMatrices(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the validation images' matrix."""
-        self._draw(trainer, pl_module, "val")
+        self._draw(trainer, pl_module, "val", _last_step(trainer))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the matrix of every test set."""
         assert isinstance(pl_module, XrayClassifier)
         for name in pl_module.test_metrics:
-            self._draw(trainer, pl_module, name)
+            self._draw(trainer, pl_module, name, trainer.global_step)
 
     @staticmethod
-    def _draw(trainer: Trainer, pl_module: LightningModule, split: str) -> None:
+    def _draw(trainer: Trainer, pl_module: LightningModule, split: str, step: int) -> None:
         assert isinstance(pl_module, XrayClassifier)
         figure = confusion_matrix_figure(pl_module.confusions[split].cpu().numpy(), pl_module.class_names)
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         if datamodule is not None and datamodule.audit.leaks():
             figure.suptitle("LEAKED: images or patients in two splits", color="C3", fontsize=9)
-        _add_figure(trainer, f"confusion_matrix/{split}", figure)
+        _log(trainer, f"confusion_matrix/{split}", figure, step)
 
 
-def _tensorboard(trainer: Trainer) -> TensorBoardLogger | None:
-    return next((logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
+def _log(trainer: Trainer, tag: str, picture: Figure | Tensor, step: int) -> None:
+    if trainer.is_global_zero:
+        log_picture(trainer.loggers, tag, picture, step)
 
 
-def _add_figure(trainer: Trainer, tag: str, figure: Figure) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    if (logger := _tensorboard(trainer)) is not None and trainer.is_global_zero:
-        FigureCanvasAgg(figure)
-        # Lightning logs an epoch's scalars at its last step; `global_step` is already one further.
-        logger.experiment.add_figure(tag, figure, max(0, trainer.global_step - 1))
+def _last_step(trainer: Trainer) -> int:
+    """The step at which Lightning logs an epoch's scalars; ``global_step`` is already one further."""
+    return max(0, trainer.global_step - 1)

@@ -1,15 +1,18 @@
 """The learning-rate finder: one rate for all groups, raised at every step until the loss diverges."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 
 from covid_xray.errors import UserError
 from covid_xray.plots.figure import PlainFigure
+from covid_xray.training.loggers import log_picture
 
 
 @dataclass
@@ -103,9 +106,9 @@ class RateFinder(Callback):
             trainer.should_stop = True
 
 
-def write_tensorboard(logger: Any, curve: RateCurve, figure: Figure) -> None:
-    """Write the curve as a scalar (step: number of the rate) and as a picture."""
+def log_curve(loggers: Sequence[Logger], curve: RateCurve, figure: Figure) -> None:
+    """Log the curve as scalars (step: number of the rate) and as a picture."""
     for step, (rate, loss) in enumerate(zip(curve.rates, curve.losses, strict=True)):
-        logger.experiment.add_scalar("find_lr/rate", rate, step)
-        logger.experiment.add_scalar("find_lr/loss", loss, step)
-    logger.experiment.add_figure("find_lr/curve", figure)
+        for logger in loggers:
+            logger.log_metrics({"find_lr/rate": rate, "find_lr/loss": loss}, step)
+    log_picture(loggers, "find_lr/curve", figure, len(curve.losses) - 1)
