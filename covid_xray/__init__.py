@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from covid_xray.runs.fit import fit
     from covid_xray.runs.load import load_run
     from covid_xray.schedule import Phase, Schedule
+    from covid_xray.training.callbacks.averaging import WeightAverage
     from covid_xray.training.module import XrayClassifier
 
 try:
@@ -41,6 +42,7 @@ _MODULES = {
     "Phase": "schedule",
     "Schedule": "schedule",
     "UserError": "errors",
+    "WeightAverage": "training.callbacks.averaging",
     "XrayClassifier": "training.module",
     "XrayDataModule": "data.datamodule",
     "assign_splits": "data.split",
@@ -63,6 +65,7 @@ __all__ = [
     "Phase",
     "Schedule",
     "UserError",
+    "WeightAverage",
     "XrayClassifier",
     "XrayDataModule",
     "__version__",
