@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import re
 import shutil
@@ -16,6 +17,26 @@ from typing import IO, Any
 from covid_xray.errors import UserError
 
 
+def read_bytes(file: Path, limit: int) -> bytes:
+    """Read a small file that may come from anyone.
+
+    Args:
+        file: The file.
+        limit: Largest size in bytes.
+
+    Raises:
+        UserError: If it is missing, no regular file (opening a pipe would block), or larger than the limit.
+    """
+    try:
+        if not file.is_file():
+            raise UserError(f"{file} {'is no regular file' if file.exists() else 'does not exist'}; restore it")
+        if (size := file.stat().st_size) > limit:
+            raise UserError(f"{file} has {size:,} bytes; the limit is {limit:,}; restore it")
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
+
+
 def read_text(file: Path, limit: int) -> str:
     """Read a small text file that may come from anyone.
 
@@ -27,13 +48,7 @@ def read_text(file: Path, limit: int) -> str:
         UserError: If it is missing, no regular file (opening a pipe would block), larger than the limit, or not UTF-8.
     """
     try:
-        if not file.is_file():
-            raise UserError(f"{file} {'is no regular file' if file.exists() else 'does not exist'}; restore it")
-        if (size := file.stat().st_size) > limit:
-            raise UserError(f"{file} has {size:,} bytes; the limit is {limit:,}; restore it")
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
+        return io.TextIOWrapper(io.BytesIO(read_bytes(file, limit)), encoding="utf-8").read()
     except UnicodeError:
         raise UserError(f"{file} is damaged (it is not UTF-8 text); restore it") from None
 

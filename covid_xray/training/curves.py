@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from covid_xray.errors import UserError
-from covid_xray.files import read_text, write_atomically, write_failure
+from covid_xray.files import read_bytes, write_atomically, write_failure
 
 Point = tuple[int, str, float]  # step, metric, value
 _HEADER = ("step", "metric", "value")
@@ -22,8 +22,9 @@ def read_points(file: Path) -> list[Point]:
     Raises:
         UserError: If the file is missing or damaged.
     """
-    text = read_text(file, _MAX_BYTES)
-    table = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    content = read_bytes(file, _MAX_BYTES)
+    complete = content[: content.rfind(b"\n") + 1].decode("utf-8", errors="replace")
+    table = csv.reader(io.StringIO(complete, newline=""))
     points = []
     for number, row in enumerate(table, start=1):
         try:

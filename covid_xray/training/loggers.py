@@ -29,6 +29,7 @@ Settings = dict[str, bool | float | str]
 LoggerFactory = Callable[..., Logger]
 
 FINAL = "final/"
+_EVENTS = "events.out.tfevents.*"
 # A regular expression for each chart, so that runs with other classes or layer groups share the charts.
 LAYOUT = {
     "Learning": {
@@ -161,7 +162,8 @@ def log_start(
         hyper_parameters: For the table of hyperparameters.
         data: The data, set up.
         module: The classifier.
-        continues: Whether an earlier session logged this into the TensorBoard files, which would show it twice.
+        continues: Whether this is not the run's first session. TensorBoard would show texts of two sessions twice, so
+            they are logged only where this session wrote the first of its files.
     """
     settings = dict(hyper_parameters.settings)
     for name, phase in module.schedule.phases.items():
@@ -179,7 +181,7 @@ def log_start(
                 logger.log_file("config.yaml", config)
                 for name, text in texts.items():
                     logger.log_file(f"{name}.md", text)
-        elif not continues:
+        elif not continues or len(list(Path(logger.log_dir).glob(_EVENTS))) == 1:
             for name, text in {"configuration": f"```yaml\n{config}```", **texts}.items():
                 logger.experiment.add_text(name, text)
             logger.experiment.add_custom_scalars(LAYOUT)
@@ -256,7 +258,7 @@ def _steps_in_events(folder: Path, before: int) -> dict[str, int]:
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
     newest: dict[str, int] = {}
-    for file in sorted(folder.glob("events.out.tfevents.*")):
+    for file in sorted(folder.glob(_EVENTS)):
         for content in RawEventFileLoader(str(file)).Load():
             event = Event.FromString(content)
             if event.HasField("session_log") and event.session_log.status == SessionLog.START:
