@@ -2,8 +2,7 @@
 
 A resample is an array with the number of copies of each patient. Metrics that are functions of sums over images (the
 confusion matrix, NLL, Brier score, calibration errors) need only each patient's sums, weighted by these numbers: one
-matrix product. AUROC and average precision need the images sorted by score. This order is the same in all resamples,
-so each class is sorted once, and each resample needs only cumulative sums.
+matrix product. AUROC and average precision come from `covid_xray.metrics.ranking.Ranking`, which sorts each class once.
 """
 
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ import numpy as np
 from covid_xray.errors import UserError
 from covid_xray.metrics.calibration import BINS, bin_index, image_brier, image_nll
 from covid_xray.metrics.predictions import FloatArray, IntArray, Predictions
-from covid_xray.metrics.scores import OVERALL, PER_CLASS, class_scores, nan_mean, overall_scores
+from covid_xray.metrics.ranking import Ranking
+from covid_xray.metrics.scores import ALL_CLASSES, OVERALL, PER_CLASS, class_scores, nan_mean, overall_scores
 
 RESAMPLES = 2000
 # Cells of the largest temporary array: a few arrays of this size fit into 100 MiB.
@@ -36,7 +36,7 @@ def bootstrap(
 
     Returns:
         Array (resamples,) by metric name, with the names of `covid_xray.metrics.scores.score`. Undefined values are
-        nan.
+        nan. Those of `covid_xray.metrics.scores.ALL_CLASSES` are nan in a resample that lacks a class of the test set.
 
     Raises:
         UserError: If the number of resamples is below 1.
@@ -48,8 +48,9 @@ def bootstrap(
     names, patient_index, n_patients = predictions.class_names, predictions.patient_index, predictions.n_patients
     sums = _patient_sums(_image_terms(predictions, bins), patient_index, n_patients)
     rankings = [
-        _Ranking(predictions.labels == k, predictions.probabilities[:, k], patient_index) for k in range(len(names))
+        Ranking(predictions.labels == k, predictions.probabilities[:, k], patient_index) for k in range(len(names))
     ]
+    occurs = np.bincount(predictions.labels, minlength=len(names)) > 0
     chunks = []
     for copies in draw_patients(n_patients, resamples, seed, max(n_patients, len(patient_index))):
         values = _from_sums(copies @ sums, len(names), bins)
@@ -58,6 +59,9 @@ def bootstrap(
         values["average_precision"] = np.stack([precision for _, precision in areas], axis=1)
         for metric in ("auroc", "average_precision"):
             values[f"macro_{metric}"] = nan_mean(values[metric])
+        absent = (np.isnan(values["sensitivity"]) & occurs).any(axis=1)
+        for metric in ALL_CLASSES:
+            values[metric] = np.where(absent, np.nan, values[metric])
         chunks.append(values)
     joined = {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
     flat = {name: joined[name] for name in OVERALL}
@@ -83,48 +87,6 @@ def draw_patients(n_patients: int, resamples: int, seed: int, width: int) -> Ite
         drawn += np.arange(rows)[:, None] * n_patients
         copies = np.bincount(drawn.ravel(), minlength=rows * n_patients)
         yield copies.reshape(rows, n_patients).astype(np.float64)
-
-
-class _Ranking:
-    """The images sorted by the score of one class, highest first."""
-
-    def __init__(self, is_target: np.ndarray, scores: FloatArray, patient_index: IntArray) -> None:
-        order = np.argsort(-scores, kind="stable")
-        self.patients = patient_index[order]
-        is_target, scores = is_target[order], scores[order]
-        first = np.flatnonzero(np.r_[True, scores[1:] != scores[:-1]])
-        last = np.r_[first[1:], len(scores)] - 1
-        group = np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(scores)]))
-        self.target_patients = self.patients[is_target]
-        # The cumulative sums start with a column of zeros, so column i holds the sum of the first i images.
-        self.before, self.upto = first[group[is_target]], last[group[is_target]] + 1
-        self.tied = bool((self.upto - self.before > 1).any())
-        n_targets = np.r_[0, np.cumsum(is_target)]
-        self.targets_before, self.targets_upto = n_targets[self.before], n_targets[self.upto]
-
-    def areas(self, copies: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """AUROC and average precision of each resample (rows,), from the copies of each patient (rows, n_patients)."""
-        weights = np.take(copies, self.target_patients, axis=1)
-        images = _cumulate(np.take(copies, self.patients, axis=1))
-        targets = _cumulate(weights)
-        n_targets = targets[:, -1]
-        n_others = images[:, -1] - n_targets
-        ranked = images[:, self.upto]
-        # Without ties the columns are the target images in order. A slice avoids the slow column indexing.
-        hits = targets[:, self.targets_upto] if self.tied else targets[:, 1:]
-        above = ranked - hits
-        if self.tied:
-            above = (above + images[:, self.before] - targets[:, self.targets_before]) / 2
-        with np.errstate(divide="ignore", invalid="ignore"):
-            auroc = 1 - (weights * above).sum(axis=1) / (n_targets * n_others)
-            precision = np.where(weights > 0, weights * hits / ranked, 0.0).sum(axis=1) / n_targets
-        return auroc, precision
-
-
-def _cumulate(weights: FloatArray) -> FloatArray:
-    sums = np.zeros((weights.shape[0], weights.shape[1] + 1))
-    np.cumsum(weights, axis=1, out=sums[:, 1:])
-    return sums
 
 
 def _image_terms(predictions: Predictions, bins: int) -> FloatArray:

@@ -13,11 +13,15 @@ from covid_xray.metrics.intervals import (
     Interval,
     clustered_exact_interval,
     few_cases_warning,
+    mean_interval,
     percentile_interval,
+    perfect_ranking_interval,
 )
 from covid_xray.metrics.predictions import Predictions
-from covid_xray.metrics.scores import PROPORTIONS, Scores, score
+from covid_xray.metrics.scores import ALL_CLASSES, PROPORTIONS, Scores, score
 
+# A resample of two patients of a class among many lacks the class with a probability of 13 %, of three with 5 %.
+FEWEST_PATIENTS = 3
 CENTRED = ("ece", "classwise_ece", "calibration_error")
 
 
@@ -61,7 +65,9 @@ def estimate(
     """Compute all metrics with their intervals.
 
     Accuracy, sensitivity, specificity, PPV and NPV get exact intervals for clustered images, because a bootstrap of 10
-    hits out of 10 has zero width. All other metrics get bootstrap intervals over patients.
+    hits out of 10 has zero width. For the same reason, so do an AUROC of 1, and a macro AUROC and a balanced accuracy
+    of 1. All other metrics get bootstrap intervals over patients; those that need a class with fewer than
+    `FEWEST_PATIENTS` patients get none.
 
     Args:
         predictions: Predictions of the model.
@@ -72,13 +78,18 @@ def estimate(
     """
     scores = score(predictions, bins)
     resampled = bootstrap(predictions, resamples, seed, bins)
-    intervals = {}
-    exact = proportion_intervals(predictions, level)
-    for name, value in scores.values.items():
-        metric = name.partition("/")[0]
-        found = exact.get(name) or percentile_interval(value, resampled[name], level, metric in CENTRED)
-        intervals[name] = replace(found, reason=scores.reasons.get(name, found.reason))
     cases, patients = _count(predictions)
+    few = {name: n for name, n in patients.items() if 0 < n < FEWEST_PATIENTS}
+    intervals = {}
+    exact = proportion_intervals(predictions, level) | _perfect_intervals(predictions, scores.values, level)
+    for name, value in scores.values.items():
+        metric, _, class_name = name.partition("/")
+        found = exact.get(name) or percentile_interval(value, resampled[name], level, metric in CENTRED)
+        rare = few.keys() & {class_name} or (few if metric in ALL_CLASSES else ())
+        if rare and name not in exact:
+            texts = (f"{n} patient{'s' * (n != 1)} of {name}" for name, n in few.items() if name in rare)
+            found = replace(found, low=np.nan, high=np.nan, reason=f"only {' and '.join(texts)}")
+        intervals[name] = replace(found, reason=scores.reasons.get(name, found.reason))
     warnings = tuple(_warnings(predictions, cases, patients))
     return Estimates(scores, intervals, cases, patients, warnings, resamples, seed)
 
@@ -98,6 +109,24 @@ def proportion_intervals(predictions: Predictions, level: float = LEVEL) -> dict
         )
         for metric, (selected, hits) in zip(PROPORTIONS, parts, strict=True):
             found[f"{metric}/{name}"] = clustered_exact_interval(hits[selected], patient_index[selected], level)
+    return found
+
+
+def _perfect_intervals(predictions: Predictions, values: Mapping[str, float], level: float) -> dict[str, Interval]:
+    """Intervals of the AUROCs and of their mean and the balanced accuracy where these are 1, by name."""
+    each = 1 - (1 - level) / len(predictions.class_names)
+    found, wide = {}, []
+    for k, name in enumerate(predictions.class_names):
+        if values[f"auroc/{name}"] == 1:
+            is_target = predictions.labels == k
+            found[f"auroc/{name}"] = perfect_ranking_interval(is_target, predictions.patient_index, level)
+            wide.append(perfect_ranking_interval(is_target, predictions.patient_index, each))
+    if values["macro_auroc"] == 1:
+        found["macro_auroc"] = mean_interval(wide, 1.0)
+    if values["balanced_accuracy"] == 1:
+        sensitivities = proportion_intervals(predictions, each)
+        names = [f"sensitivity/{name}" for name in predictions.class_names]
+        found["balanced_accuracy"] = mean_interval([sensitivities[name] for name in names], 1.0)
     return found
 
 

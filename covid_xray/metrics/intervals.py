@@ -1,5 +1,6 @@
-"""Confidence intervals: exact, Wilson, exact for several images per patient, and bootstrap percentiles."""
+"""Confidence intervals: exact, Wilson, exact for several images per patient or a perfect ranking, and bootstrap."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,6 +132,42 @@ def clustered_exact_interval(hits: npt.ArrayLike, patients: npt.ArrayLike, level
     return Interval(share, inner.low, inner.high, method)
 
 
+def perfect_ranking_interval(is_target: npt.ArrayLike, patients: npt.ArrayLike, level: float = LEVEL) -> Interval:
+    """Interval of an AUROC of 1, which has zero width in a bootstrap and in DeLong's method.
+
+    Pair each patient of the class with another patient without it, each patient once. The pairs are independent, and
+    each is in the right order with a probability equal to the AUROC. A perfect ranking has all k pairs in the right
+    order, so its probability is at most AUROC ** k, and the Clopper-Pearson interval of k successes in k trials
+    covers the AUROC. No distribution of the scores is assumed. The interval is exact if some images of the class score
+    as low as the lowest others, for example those of a source that the model does not know; else it is conservative.
+
+    Args:
+        is_target: Whether each image is of the class (n,).
+        patients: Patient of each image (n,).
+        level: Confidence level, between 0 and 1.
+
+    Source: Clopper and Pearson 1934, for the pairs of Birnbaum and McCarty 1958 (distribution-free bound of
+    P(Y < X)), taken disjoint.
+    """
+    chosen, patient_ids = np.asarray(is_target, dtype=bool), np.asarray(patients)
+    of_class, others = set(patient_ids[chosen].tolist()), set(patient_ids[~chosen].tolist())
+    pairs = min(len(of_class), len(others), len(of_class | others) // 2)
+    found = exact_interval(pairs, pairs, level)
+    return Interval(1.0, found.low, 1.0, "exact (Clopper-Pearson) for disjoint pairs of patients", found.reason)
+
+
+def mean_interval(intervals: Sequence[Interval], value: float) -> Interval:
+    """Interval of the mean of metrics from their intervals, each at a level of 1 - (1 - level) / n (Bonferroni).
+
+    Args:
+        intervals: Intervals of the n metrics; undefined metrics are left out of the mean and of the interval.
+        value: The mean.
+    """
+    defined = [interval for interval in intervals if not np.isnan(interval.value)]
+    low, high = (float(np.mean([getattr(interval, end) for interval in defined])) for end in ("low", "high"))
+    return Interval(value, low, high, "mean of exact limits (Bonferroni)")
+
+
 def percentile_interval(
     value: float, resampled: npt.ArrayLike, level: float = LEVEL, centred: bool = False
 ) -> Interval:
@@ -145,7 +182,8 @@ def percentile_interval(
             value.
 
     Returns:
-        The interval. The limits are nan, with a reason, if fewer than 9 of 10 resamples define the value.
+        The interval. The limits are nan, with a reason, if fewer than 9 of 10 resamples define the value, or if all
+        have the same value, which does not say how uncertain it is.
 
     Source: Efron 1979.
     """
@@ -157,6 +195,8 @@ def percentile_interval(
     if len(defined) < 0.9 * len(values) or len(defined) == 0:
         reason = f"defined in {len(defined)} of {len(values)} resamples only"
         return Interval(value, np.nan, np.nan, method, reason)
+    if np.ptp(defined) <= 1e-12 * np.abs(defined).max():
+        return Interval(value, np.nan, np.nan, method, "equal in all resamples, so they do not show its uncertainty")
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     if centred:
         low, high = np.maximum(0.0, np.array([low, high]) + value - defined.mean())

@@ -141,6 +141,28 @@ def pool_predictions(parts: Sequence[Predictions]) -> Predictions:
     )
 
 
+def average_predictions(parts: Sequence[Predictions]) -> Predictions:
+    """Mean of the probabilities of several models for the same images, in the order of the first.
+
+    Raises:
+        UserError: If ``parts`` is empty, or the classes, images, labels or patients differ.
+    """
+    if not parts:
+        raise UserError("there are no predictions to average")
+    first, aligned = parts[0], []
+    for part in parts:
+        if part.class_names != first.class_names:
+            raise UserError(f"classes differ: {', '.join(first.class_names)} and {', '.join(part.class_names)}")
+        rows = {image: row for row, image in enumerate(part.images)}
+        if other := sorted(set(rows) ^ set(first.images)):
+            raise UserError(f"{len(other)} images are not predicted by all models, such as {other[0]}")
+        part = part.select([rows[image] for image in first.images])
+        if part.patients != first.patients or not np.array_equal(part.labels, first.labels):
+            raise UserError("an image has another label or patient in the predictions of another model")
+        aligned.append(part.probabilities)
+    return first.with_probabilities(np.mean(aligned, axis=0))
+
+
 def write_predictions(predictions: Predictions, file: str | Path) -> None:
     """Write a CSV file with the columns path, patient, label, ``p_<class>`` for each class, and prediction."""
     names = np.array(predictions.class_names)

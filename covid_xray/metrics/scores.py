@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from covid_xray.metrics.calibration import BINS, brier, class_calibration_errors, ece, nll
 from covid_xray.metrics.predictions import FloatArray, IntArray, Predictions
+from covid_xray.metrics.ranking import Ranking
 
 OVERALL = (
     "accuracy",
@@ -52,6 +52,8 @@ LABELS = {
     "average_precision": "average precision",
     "calibration_error": "calibration error",
 }
+# Metrics that are others if a class has no images.
+ALL_CLASSES = ("balanced_accuracy", "macro_f1", "mcc", "kappa", "macro_auroc", "macro_average_precision")
 PROPORTIONS = ("sensitivity", "specificity", "ppv", "npv")
 
 
@@ -80,7 +82,7 @@ def score(predictions: Predictions, bins: int = BINS) -> Scores:
         predictions: Predictions of the model.
         bins: Number of bins of the calibration errors, at least 1.
 
-    Source: scikit-learn for ROC and precision-recall areas; Gorodkin 2004 (multi-class MCC), Cohen 1960 (kappa).
+    Source: Mann and Whitney 1947 (AUROC); Gorodkin 2004 (multi-class MCC), Cohen 1960 (kappa).
     """
     labels, probabilities = predictions.labels, predictions.probabilities
     confusion = confusion_matrix(labels, predictions.predicted, len(predictions.class_names))
@@ -164,13 +166,9 @@ def class_areas(labels: IntArray, probabilities: FloatArray) -> dict[str, FloatA
         Arrays (c,) in [0, 1]; nan for a class without images. The AUROC is also nan if all images are of the class.
     """
     n, c = probabilities.shape
-    auroc, precision = np.full(c, np.nan), np.full(c, np.nan)
-    for k in range(c):
-        is_target = labels == k
-        if is_target.any():
-            precision[k] = average_precision_score(is_target, probabilities[:, k])
-            if is_target.sum() < n:
-                auroc[k] = roc_auc_score(is_target, probabilities[:, k])
+    images, once = np.arange(n), np.ones((1, n))
+    areas = [Ranking(labels == k, probabilities[:, k], images).areas(once) for k in range(c)]
+    auroc, precision = (np.concatenate(values) for values in zip(*areas, strict=True))
     return {"auroc": auroc, "average_precision": precision}
 
 

@@ -34,7 +34,8 @@ def comparison_figure(comparison: Comparison, names: Sequence[str] = ()) -> Figu
     axis.axvline(0, color=GREY, linewidth=0.9)
     for y, (_, interval) in enumerate(rows):
         colour = COLOURS[0] if interval.low > 0 or interval.high < 0 else GREY
-        axis.hlines(y, interval.low, interval.high, color=colour, linewidth=2)
+        if not np.isnan(interval.low):
+            axis.hlines(y, interval.low, interval.high, color=colour, linewidth=2)
         axis.plot(interval.value, y, "o", color=colour, markersize=5)
         axis.text(1.02, y, interval.text(), transform=axis.get_yaxis_transform(), va="center", fontsize=9)
     axis.set_yticks(range(len(rows)), [_label(name) for name, _ in rows])
@@ -64,7 +65,8 @@ def shortcut_figure(conditions: Mapping[str, tuple[Interval, Interval]], chance:
             if np.isnan(interval.value):
                 continue
             axis.barh(y, interval.value, 0.62, color=COLOURS[0] if y == 0 else COLOURS[4], linewidth=0)
-            axis.hlines(y, interval.low, interval.high, color="black", linewidth=1.4)
+            if not np.isnan(interval.low):
+                axis.hlines(y, interval.low, interval.high, color="black", linewidth=1.4)
             colour = "white" if y == 0 else "black"
             axis.text(0.02, y, f"{interval.value:.2f}", va="center", fontsize=9, color=colour)
         axis.axvline(level, color="black", linewidth=1, linestyle=(0, (3, 3)))

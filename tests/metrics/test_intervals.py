@@ -14,6 +14,7 @@ from covid_xray.metrics.intervals import (
     exact_interval,
     few_cases_warning,
     percentile_interval,
+    perfect_ranking_interval,
     wilson_interval,
 )
 from covid_xray.metrics.predictions import Predictions
@@ -109,14 +110,74 @@ def test_estimates_use_exact_intervals_for_proportions_and_the_bootstrap_for_oth
     data = Predictions.build(labels, np.eye(2)[labels] * 0.8 + 0.1, ["covid", "normal"])
     found = estimate(data, resamples=200)
     assert found.intervals["sensitivity/covid"].text(percent=True) == "100.0 % (69.2 to 100.0 %)"
-    assert "bootstrap" in found.intervals["auroc/covid"].method
+    assert "bootstrap" in found.intervals["no_information_rate"].method
     assert found.cases == {"covid": 10, "normal": 50}
     assert found.warnings == (
         "covid: only 10 images, fewer than 30: even a perfect score has an interval of 69 to 100 %. "
         "Do not draw conclusions from this class.",
     )
     calibration = found.intervals["ece"]
-    assert 0 <= calibration.low <= calibration.value <= calibration.high
+    assert np.isnan(calibration.low), "a constant calibration error has no bootstrap interval"
+
+
+def test_a_perfect_classifier_gets_no_interval_of_zero_width() -> None:
+    labels = np.r_[np.zeros(10, int), np.ones(50, int)]
+    found = estimate(Predictions.build(labels, np.eye(2)[labels], ["covid", "normal"]), resamples=200).intervals
+    # Ten pairs of a covid and a normal patient are in the right order, as ten of ten covid images are found.
+    assert found["auroc/covid"].text() == "1.000 (0.692 to 1.000)"
+    assert found["auroc/normal"].low == found["auroc/covid"].low
+    wide = exact_interval(10, 10, 0.975).low
+    assert found["macro_auroc"].low == pytest.approx(wide)
+    assert found["balanced_accuracy"].low == pytest.approx((wide + exact_interval(50, 50, 0.975).low) / 2)
+    for name, interval in found.items():
+        assert np.isnan(interval.low) or interval.low < interval.high, name
+    assert found["average_precision/covid"].text().startswith("1.000 (no interval: equal in all resamples")
+
+
+@settings(max_examples=60, deadline=None)
+@given(of_class=st.integers(1, 20), others=st.integers(1, 20), both=st.integers(0, 5))
+def test_perfect_ranking_uses_each_patient_in_one_pair(of_class: int, others: int, both: int) -> None:
+    patients = np.r_[np.arange(of_class), np.arange(of_class - min(both, of_class), of_class + others)]
+    is_target = np.r_[np.ones(of_class, bool), np.zeros(len(patients) - of_class, bool)]
+    low = perfect_ranking_interval(is_target, patients).low
+    pairs = np.log(0.025) / np.log(low) if low > 0 else 0
+    assert pairs <= min(of_class, len(patients) - of_class) + 1e-9
+    assert 2 * pairs <= len(set(patients.tolist())) + 1e-9
+
+
+def test_perfect_ranking_covers_the_auroc_of_a_class_of_which_a_part_is_never_found() -> None:
+    """The worst case: a share of the class scores below all other images, so the AUROC is 1 minus this share."""
+    random, auroc, rounds, missed = np.random.default_rng(0), 0.8, 4000, 0
+    for _ in range(rounds):
+        hidden = random.random(10) > auroc
+        if not hidden.any():
+            missed += auroc < perfect_ranking_interval(np.r_[np.ones(10, bool), np.zeros(50, bool)], range(60)).low
+    assert missed == 0
+    # At 0.65 a perfect ranking excludes the truth, but is rarer than the level allows.
+    perfect = sum(bool((random.random(10) < 0.65).all()) for _ in range(rounds))
+    assert perfect / rounds < 0.025
+
+
+def test_a_class_with_one_patient_gets_a_reason_and_leaves_the_other_class_alone() -> None:
+    random = np.random.default_rng(0)
+    labels = np.r_[np.zeros(6, int), np.ones(40, int)]
+    share = np.clip(0.7 - 0.5 * labels + 0.3 * random.normal(size=46), 0.01, 0.99)
+    patients = ["one"] * 6 + [str(i) for i in range(40)]
+    data = Predictions.build(labels, np.c_[share, 1 - share], ["covid", "normal"], patients=patients)
+    found = estimate(data, resamples=200)
+    for name in ("auroc/covid", "macro_auroc", "balanced_accuracy", "macro_f1", "mcc", "kappa"):
+        interval = found.intervals[name]
+        assert 0 < interval.value < 1
+        assert interval.text().endswith("(no interval: only 1 patient of covid)"), name
+    assert found.intervals["f1/normal"].low < found.intervals["f1/normal"].high
+    assert found.intervals["sensitivity/covid"].low < 0.1, "six images of one patient are one case"
+    assert "only 1 patient (6 images)" in found.warnings[0]
+    perfect = estimate(data.with_probabilities(np.eye(2)[labels]), resamples=200).intervals
+    assert perfect["auroc/covid"].text() == "1.000 (0.025 to 1.000)"
+    drawn = bootstrap(data, resamples=300)
+    lacks = np.isnan(drawn["sensitivity/covid"])
+    assert 0.2 < lacks.mean() < 0.6
+    assert np.array_equal(np.isnan(drawn["macro_auroc"]), lacks)
 
 
 def test_warning_counts_patients() -> None:
