@@ -1,4 +1,4 @@
-"""The commands and the code in the documentation work: every command composes; those of the README run unchanged."""
+"""The documentation works: every command composes, every setting exists, all Python runs; the README's commands run."""
 
 import io
 import os
@@ -22,14 +22,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from test_imports import ROOMS
 
+import covid_xray as cx
 from covid_xray import cli
-from covid_xray.data.phantom import make_phantoms
+from covid_xray.data.phantom import PhantomSet, make_phantoms
 from covid_xray.runs.folder import flatten
 from covid_xray.schedule import Schedule
 
 REPOSITORY = TESTS.parent
 README = REPOSITORY / "README.md"
-DOCUMENTS = [README, *sorted(REPOSITORY.glob("docs/*.md")), *sorted(REPOSITORY.glob("experiments/*/README.md"))]
+PAGES = sorted(REPOSITORY.glob("docs/**/*.md"))
+DOCUMENTS = [README, *PAGES, *sorted(REPOSITORY.glob("experiments/*/README.md"))]
 NOT_RUN = {
     "make demo": "installs into .venv, then trains for minutes; it is `covid-xray train experiment=demo`",
     "make test": "runs the tests, of which this is one",
@@ -99,8 +101,9 @@ LINES = [
 
 @pytest.fixture(scope="module")
 def own_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Work in a folder with the configuration that the README writes."""
+    """Work in a folder with the configuration that the README writes, and the examples of the documentation."""
     folder = tmp_path_factory.mktemp("own")
+    (folder / "docs").symlink_to(REPOSITORY / "docs")
     (line,) = [line for line in command_lines(README) if line.startswith("mkdir ")]
     subprocess.run(["bash", "-c", line], cwd=folder, check=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -121,10 +124,12 @@ def test_every_command_composes(line: str, own_configuration: None) -> None:
 
 
 def inline_settings() -> list[str]:
-    """Settings in the text and tables of the README, such as ``trainer=ddp``."""
-    text = re.sub(r"^```.*?^```", "", README.read_text(encoding="utf-8"), flags=re.S | re.M)
-    spans = re.findall(r"`([^`]+)`", text)
-    return sorted({span for span in spans if re.fullmatch(r"('?[\w./]+=\S+\s*)+", span)} - {"key=value"})
+    """Settings in the text and tables of README and pages, such as ``trainer=ddp``; ``...`` stands for any value."""
+    spans: set[str] = set()
+    for document in (README, *PAGES):
+        text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.S | re.M)
+        spans |= set(re.findall(r"`([^`]+)`", text))
+    return sorted({span for span in spans if re.fullmatch(r"('?[\w./]+=(?!\.\.\.)\S+\s*)+", span)} - {"key=value"})
 
 
 @pytest.mark.parametrize("span", inline_settings())
@@ -208,6 +213,37 @@ def test_the_python_code_of_the_readme_runs(code: str, tmp_path: Path) -> None:
     assert (tmp_path / "outputs/python/metrics.json").is_file()
 
 
+@pytest.fixture(scope="module")
+def place_of_the_pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages take for granted: images in ``my-xrays`` and a run in ``outputs/mine``."""
+    folder = tmp_path_factory.mktemp("pages")
+    drawn = cx.draw_phantoms(str(folder / "drawn"), patients=45, images_per_patient=1, size=64)
+    Path(drawn["file"][0]).parents[1].rename(folder / "my-xrays")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        records = cx.assign_splits(cx.read_folder("my-xrays"))
+        phase = cx.Phase(image_size=32, batch_size=8, epochs=1, trains="all", max_lr=1e-3)
+        data = cx.XrayDataModule(records, cx.Schedule({"only": phase}), num_workers=0)
+        cx.fit(cx.create_network("resnet18", data.num_classes), data, "outputs/mine", logger=None)
+    return folder
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda path: path.stem)
+def test_the_python_code_of_a_page_runs(page: Path, place_of_the_pages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place_of_the_pages)
+    exec(compile("\n".join(blocks(page, "python")), str(page), "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_no_block_of_a_page_is_untested(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    fences = re.findall(r"^```(\S*).*?^```$", text, re.S | re.M)
+    assert set(fences) <= {"sh", "python", "text", *(fence for fence in fences if fence.startswith("{"))}
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    for line in command_lines(page):
+        assert not line.startswith("make ") or re.search(rf"^{line.split()[1]}:", makefile, re.M), line
+
+
 def entries(folder: Path) -> list[str]:
     """Names of the modules and folders of a package, as the tree writes them."""
     modules = [path.name for path in folder.glob("[a-z]*.py")]
@@ -263,7 +299,7 @@ def test_completion_in_zsh() -> None:
 
 @pytest.mark.slow
 def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
-    make_phantoms(tmp_path, patients=45, images_per_patient=1, size=64, seed=1).parent.rename(tmp_path / "my-xrays")
+    make_phantoms(tmp_path, PhantomSet(45, 1, 64, 1)).parent.rename(tmp_path / "my-xrays")
     for line in command_lines(README):
         if line in NOT_RUN:
             continue

@@ -4,13 +4,18 @@
 - ``pneumonia``: one or two focal opacities, or a lobe filled up to its fissure, on one side.
 - ``covid-19``: several faint ground-glass patches on both sides, near the outer and lower margins of the lungs.
 
+Two settings make phantoms with a known shortcut: ``shortcut`` ties a mark of the source to the class, and ``disease``
+sets how visible the true findings are.
+
 Phantoms do not simulate X-ray physics. Metrics on phantoms show that the program works, and nothing about medicine.
 """
 
 import json
 import os
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,6 +26,7 @@ from rich.progress import track
 from covid_xray.data.images.grey import GreyImage
 from covid_xray.data.images.read import write_png
 from covid_xray.data.manifest import read_manifest
+from covid_xray.data.phantom_marks import KINDS, SOURCES, draw_mark
 from covid_xray.errors import UserError
 from covid_xray.files import write_failure
 
@@ -29,7 +35,87 @@ Plane = NDArray[np.float32]
 _VERSION = 3
 
 
-def draw_phantom(label: str, patient_seed: int, image_seed: int, size: int = 256) -> GreyImage:
+@dataclass(frozen=True)
+class PhantomSet:
+    """Settings of a set of phantoms; those of `draw_phantoms`.
+
+    Raises:
+        UserError: If a setting is out of range.
+    """
+
+    patients: int
+    images_per_patient: int
+    size: int
+    phantom_seed: int = 0
+    shortcut: float | None = None
+    shortcut_kind: str = "marker"
+    test_shortcut: float | None = None
+    disease: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        for key, least, most in (
+            ("patients", 3, 10**6),
+            ("images_per_patient", 1, 1000),
+            ("size", 32, 4096),
+            ("phantom_seed", 0, 2**31),
+        ):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise UserError(f"data.{key} must be a whole number from {least} to {most}, not {value!r}")
+        for key, or_null in (("shortcut", ", or null for no mark"), ("test_shortcut", ", or null"), ("disease", "")):
+            value = getattr(self, key)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+            if not is_number and not (value is None and or_null):
+                raise UserError(f"data.{key} must be a number from 0 to 1{or_null}, not {value!r}")
+        if self.shortcut_kind not in KINDS:
+            raise UserError(f"data.shortcut_kind must be one of {', '.join(KINDS)}, not {self.shortcut_kind!r}")
+        if self.shortcut is None and self.test_shortcut is not None:
+            raise UserError(
+                f"data.test_shortcut={self.test_shortcut} needs data.shortcut, which is null: set data.shortcut=0 for "
+                "training marks that are independent of the class"
+            )
+
+    def manifest(self, root: str | Path) -> Path:
+        """Path of the manifest of the set below ``root``, drawn or not."""
+        name = f"v{_VERSION}-{self.patients}x{self.images_per_patient}-{self.size}px-seed{self.phantom_seed}"
+        if self.disease != 1:
+            name += f"-disease{float(self.disease)}"
+        if self.shortcut is not None:
+            name += f"-{self.shortcut_kind}{float(self.shortcut)}"
+        if self.test_shortcut is not None:
+            name += f"-test{float(self.test_shortcut)}"
+        return Path(root) / name / "manifest.csv"
+
+    def is_test(self, patient: int) -> bool:
+        """Whether the set itself puts a patient into the test split: a fifth of each class with ``test_shortcut``."""
+        return self.test_shortcut is not None and patient // len(CLASSES) % 5 == 0
+
+    def source(self, patient: int) -> int | None:
+        """Number of the source of a patient; None without marks."""
+        tied = self.test_shortcut if self.is_test(patient) else self.shortcut
+        if tied is None:
+            return None
+        # The same draws for any probability: a higher one changes the mark of some patients and keeps the others.
+        rng = np.random.default_rng((4, self.patient_seed(patient)))
+        is_tied, other = rng.random() < tied, int(rng.integers(len(SOURCES)))
+        return patient % len(CLASSES) if is_tied else other
+
+    def patient_seed(self, patient: int) -> int:
+        """Seed of the anatomy and disease of a patient."""
+        return self.phantom_seed * 1_000_003 + patient
+
+    def draw(self, patient: int, image: int) -> GreyImage:
+        """Draw one image of a patient, with the mark of its source."""
+        seed = self.patient_seed(patient)
+        grey = draw_phantom(CLASSES[patient % len(CLASSES)], seed, image, self.size, self.disease)
+        source = self.source(patient)
+        if source is None:
+            return grey
+        return draw_mark(grey, self.shortcut_kind, source, np.random.default_rng((5, seed, image)))
+
+
+def draw_phantom(label: str, patient_seed: int, image_seed: int, size: int = 256, visibility: float = 1.0) -> GreyImage:
     """Draw one chest as a grey image (size, size), uint8.
 
     Args:
@@ -37,8 +123,9 @@ def draw_phantom(label: str, patient_seed: int, image_seed: int, size: int = 256
         patient_seed: Seed of anatomy and disease; the same in all images of a patient.
         image_seed: Seed of pose, exposure and noise.
         size: Side of the image in pixels.
+        visibility: Factor of the density of the findings, from 0 (none visible) to 1.
     """
-    anatomy, shot = np.random.default_rng((1, patient_seed)), np.random.default_rng((2, patient_seed, image_seed))
+    anatomy, shot = _generators(patient_seed, image_seed)
     x, y = _posed_grid(shot, size)
     left, right = _lung(anatomy, x, y, -1), _lung(anatomy, x, y, 1)
     lungs = np.maximum(left, right)
@@ -46,66 +133,84 @@ def draw_phantom(label: str, patient_seed: int, image_seed: int, size: int = 256
     density += _ribs(anatomy, x, y) * (0.4 + 0.6 * lungs)
     density += 0.16 * _bump(x, y, 0.0, 0.0, 0.11, 1.6) + _heart(anatomy, x, y) + _vessels(anatomy, x, y) * lungs
     disease = {"normal": _no_disease, "pneumonia": _pneumonia, "covid-19": _covid}[label]
-    density += disease(anatomy, x, y, left, right)
+    density += visibility * disease(anatomy, x, y, left, right)
     density += 0.03 * _texture(anatomy, size, 24) + 0.03 * _texture(shot, size, 10)
     return _expose(shot, density, size)
 
 
+def draw_lungs(patient_seed: int, image_seed: int, size: int = 256) -> NDArray[np.bool_]:
+    """Mask (size, size) of the lungs of the image that `draw_phantom` draws with the same seeds."""
+    anatomy, shot = _generators(patient_seed, image_seed)
+    x, y = _posed_grid(shot, size)
+    return np.maximum(_lung(anatomy, x, y, -1), _lung(anatomy, x, y, 1)) > 0.5
+
+
 def draw_phantoms(
-    root: str | Path, patients: int, images_per_patient: int, size: int, phantom_seed: int = 0
+    root: str | Path,
+    patients: int,
+    images_per_patient: int,
+    size: int,
+    phantom_seed: int = 0,
+    shortcut: float | None = None,
+    shortcut_kind: str = "marker",
+    test_shortcut: float | None = None,
+    disease: float = 1.0,
 ) -> pd.DataFrame:
     """Draw a set of phantoms with `make_phantoms` and read it into records.
 
+    With a shortcut, every patient has one of three sources (column ``source``), and all images of the patient show the
+    mark of this source. With probability p the source is that of the patient's class; otherwise it is drawn uniformly
+    from all three. So p = 0 makes source and class independent, p = 1 makes them identical, and a mark is that of the
+    class with probability p + (1 - p) / 3. Marks are drawn over the finished image: the other pixels of a marker or a
+    frame are those of the same set without marks.
+
     Args:
         root: Folder of all sets.
-        patients: See `make_phantoms`, also for the next two.
-        images_per_patient: Maximum number of images per patient.
+        patients: Number of patients. They are distributed evenly over the three classes.
+        images_per_patient: Maximum number of images per patient; the minimum is 1.
         size: Side of the images in pixels.
         phantom_seed: Seed of the set.
+        shortcut: Probability p; None for no marks.
+        shortcut_kind: See `covid_xray.data.phantom_marks.draw_mark`.
+        test_shortcut: Probability p of the test images, if it is another one. The set then has a test split of its
+            own (column ``split``), a fifth of the patients of each class. None: as ``shortcut``, and no split.
+        disease: Factor of the density of the findings, from 0 (not visible, all classes look normal) to 1.
 
     Raises:
         UserError: If a setting is out of range.
     """
-    table = read_manifest(make_phantoms(root, patients, images_per_patient, size, phantom_seed))
+    settings = PhantomSet(
+        patients, images_per_patient, size, phantom_seed, shortcut, shortcut_kind, test_shortcut, disease
+    )
+    table = read_manifest(make_phantoms(root, settings))
     table.attrs["reader"] = {
         "_target_": "covid_xray.data.phantom.draw_phantoms",
         "root": str(root),
-        "patients": patients,
-        "images_per_patient": images_per_patient,
-        "size": size,
-        "phantom_seed": phantom_seed,
+        **asdict(settings),
     }
     return table
 
 
-def find_phantoms(
-    root: str | Path, patients: int, images_per_patient: int, size: int, phantom_seed: int = 0
-) -> pd.DataFrame:
-    """Read a set of phantoms as `draw_phantoms`, but draw nothing.
+def find_phantoms(root: str | Path, **settings: Any) -> pd.DataFrame:
+    """Read a set of phantoms as `draw_phantoms` with the same arguments, but draw nothing.
 
     Raises:
         UserError: If the set was not drawn before.
     """
-    return read_manifest(phantom_manifest(root, patients, images_per_patient, size, phantom_seed))
+    return read_manifest(PhantomSet(**settings).manifest(root))
 
 
-def make_phantoms(folder: str | Path, patients: int, images_per_patient: int, size: int, seed: int) -> Path:
+def make_phantoms(root: str | Path, settings: PhantomSet) -> Path:
     """Draw a set of phantoms, or find the set with the same settings that was drawn before.
 
     Args:
-        folder: Folder of all sets; each set has its own subfolder.
-        patients: Number of patients. They are distributed evenly over the three classes.
-        images_per_patient: Maximum number of images per patient; the minimum is 1.
-        size: Side of the images in pixels.
-        seed: Seed of the set.
+        root: Folder of all sets; each set has its own subfolder.
+        settings: Settings of the set.
 
     Returns:
         Path of the manifest of the set.
-
-    Raises:
-        UserError: If a setting is out of range.
     """
-    manifest = phantom_manifest(folder, patients, images_per_patient, size, seed)
+    manifest = settings.manifest(root)
     if manifest.is_file():
         return manifest
     target = manifest.parent
@@ -113,17 +218,21 @@ def make_phantoms(folder: str | Path, patients: int, images_per_patient: int, si
     try:
         draft.mkdir(parents=True, exist_ok=True)
         rows = []
-        for patient in track(range(patients), description="drawing phantoms", transient=True):
-            label = CLASSES[patient % len(CLASSES)]
-            patient_seed = seed * 1_000_003 + patient
-            for image in range(1 + int(np.random.default_rng((3, patient_seed)).integers(images_per_patient))):
+        for patient in track(range(settings.patients), description="drawing phantoms", transient=True):
+            label, source = CLASSES[patient % len(CLASSES)], settings.source(patient)
+            rng = np.random.default_rng((3, settings.patient_seed(patient)))
+            for image in range(1 + int(rng.integers(settings.images_per_patient))):
                 name = f"{label}/patient{patient:05d}_{image}.png"
                 (draft / label).mkdir(exist_ok=True)
-                write_png(draft / name, draw_phantom(label, patient_seed, image, size))
-                rows.append((name, label, f"phantom-{patient:05d}", "phantom"))
-        table = pd.DataFrame(rows, columns=["path", "label", "patient_id", "source"])
+                write_png(draft / name, settings.draw(patient, image))
+                source_name = "phantom" if source is None else SOURCES[source]
+                split = "test" if settings.is_test(patient) else ""
+                rows.append((name, label, f"phantom-{patient:05d}", source_name, split))
+        table = pd.DataFrame(rows, columns=["path", "label", "patient_id", "source", "split"])
+        if settings.test_shortcut is None:
+            table = table.drop(columns="split")
         table.to_csv(draft / "manifest.csv", index=False)
-        (draft / "settings.json").write_text(json.dumps({"patients": patients, "size": size, "seed": seed}) + "\n")
+        (draft / "settings.json").write_text(json.dumps(asdict(settings)) + "\n")
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
         if isinstance(error, OSError):
@@ -138,21 +247,9 @@ def make_phantoms(folder: str | Path, patients: int, images_per_patient: int, si
     return manifest
 
 
-def phantom_manifest(folder: str | Path, patients: int, images_per_patient: int, size: int, seed: int) -> Path:
-    """Path of the manifest of a set, drawn or not; the arguments are those of `make_phantoms`.
-
-    Raises:
-        UserError: If a setting is out of range.
-    """
-    for key, value, least, most in (
-        ("patients", patients, 3, 10**6),
-        ("images_per_patient", images_per_patient, 1, 1000),
-        ("size", size, 32, 4096),
-        ("phantom_seed", seed, 0, 2**31),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise UserError(f"data.{key} must be a whole number from {least} to {most}, not {value!r}")
-    return Path(folder) / f"v{_VERSION}-{patients}x{images_per_patient}-{size}px-seed{seed}" / "manifest.csv"
+def _generators(patient_seed: int, image_seed: int) -> tuple[np.random.Generator, np.random.Generator]:
+    """Generators of the anatomy with its disease, and of the pose, exposure and noise."""
+    return np.random.default_rng((1, patient_seed)), np.random.default_rng((2, patient_seed, image_seed))
 
 
 def _posed_grid(rng: np.random.Generator, size: int) -> tuple[Plane, Plane]:

@@ -19,7 +19,7 @@ from typing import Any
 from bench import HERE, hardware, write_table
 from lightning import Callback, LightningModule, Trainer
 
-from covid_xray.data.phantom import make_phantoms
+from covid_xray.data.phantom import PhantomSet, make_phantoms
 
 
 class Clock(Callback):
@@ -50,7 +50,7 @@ def main() -> None:
     options, settings = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as name:
         patients = round(options.images / 0.9)  # a tenth of the patients is the test set
-        make_phantoms(Path(name) / "phantoms", patients, 1, options.pixels, 0)
+        make_phantoms(Path(name) / "phantoms", PhantomSet(patients, 1, options.pixels))
         command = [
             sys.executable, "-m", "covid_xray", "train", "experiment=article", "data=phantom", "data.root=phantoms",
             f"data.patients={patients}", "data.images_per_patient=1", f"data.size={options.pixels}",
