@@ -119,6 +119,7 @@ def _run(command: str, overrides: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     sweeps = import_module("covid_xray.commands.sweep.jobs")
+    literal_paths = import_module("covid_xray.commands._paths").literal_paths
     resource_errors = import_module("covid_xray.files").resource_errors
     mistakes = (UserError, HydraException, OmegaConfBaseException)
     whole_argv = list(sys.argv)
@@ -142,15 +143,18 @@ def _run(command: str, overrides: list[str]) -> None:
         except mistakes as error:
             if show_tracebacks:
                 raise
-            with contextlib.suppress(OSError):
-                Path(HydraConfig.get().runtime.output_dir).rmdir()  # the run folder that Hydra made, if still empty
+            made = Path(HydraConfig.get().runtime.output_dir)
+            if made != Path.cwd():
+                with contextlib.suppress(OSError):
+                    made.rmdir()  # the run folder that Hydra made, if still empty
             _fail(_sentence(error))
 
-    sys.argv[:] = [whole_argv[0], *_options_first(overrides)]
     # A command with its own folder has no config groups, so `report` can have a setting `sweep` although a group has
     # that name.
     separate = config_dir() / name
     folder = str(separate if separate.is_dir() else config_dir())
+    words = literal_paths(_switches(overrides, Path(folder) / f"{name}.yaml"))
+    sys.argv[:] = [whole_argv[0], *_options_first(words)]
     application: Callable[[], Any] = hydra_main(version_base="1.3", config_path=folder, config_name=name)(task)
     try:
         application()
@@ -172,6 +176,13 @@ def _run(command: str, overrides: list[str]) -> None:
     finally:
         if not show_tracebacks:
             os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _switches(words: list[str], file: Path) -> list[str]:
+    """Write ``--json`` as ``json=true``, for every setting of a command's own file that is true or false."""
+    names = re.findall(r"^(\w+): (?:true|false)\b", file.read_text(encoding="utf-8"), re.MULTILINE)
+    switches = {f"--{name.replace('_', '-')}": f"{name}=true" for name in names}
+    return [switches.get(word, word) for word in words]
 
 
 def _options_first(words: list[str]) -> list[str]:
@@ -210,6 +221,9 @@ def _sentence(error: BaseException) -> str:
             sentence = f"{sentence.rstrip('.')}; {advice[0].lower()}{advice[1:]}"
         else:
             sentence += f" {line}"
+    if found := re.search(r"Could not load '(\w+)/", sentence):  # one of a list, for which Hydra names no options
+        options = sorted(file.stem for file in (config_dir() / found[1]).glob("*.yaml"))
+        sentence = f"{sentence.rstrip('.')}; use {', '.join(options)}"
     if _GRAMMAR.match(sentence):
         sentence = re.sub(r" expecting \{.*\}", "", sentence) + _QUOTES
     return sentence if not keys or keys[0] in sentence else f"{keys[0]}: {sentence}"
