@@ -31,10 +31,10 @@ def override(key: str, value: str | Mapping[str, str | None]) -> str:
         value: Text, or a mapping whose keys pass `is_key`.
     """
     if not isinstance(value, str):
-        items = [_SPECIAL.sub(r"\\\1", name) + ": " + _quote(new) for name, new in value.items()]
+        items = [_SPECIAL.sub(r"\\\1", name) + ": " + quote(new) for name, new in value.items()]
         return shlex.quote(f"{key}={{{', '.join(items)}}}")
     plain = re.fullmatch(r"(\.{0,2}/)*[A-Za-z_][\w./-]*", value, re.ASCII) and not _is_literal(value)
-    return f"{key}={value}" if plain else shlex.quote(f"{key}={_quote(value)}")
+    return f"{key}={value}" if plain else shlex.quote(f"{key}={quote(value)}")
 
 
 def is_key(name: str) -> bool:
@@ -50,7 +50,8 @@ def _is_literal(text: str) -> bool:
     return text.lower().lstrip("+-") in ("null", "true", "false", "inf", "nan")
 
 
-def _quote(value: str | None) -> str:
+def quote(value: str | None) -> str:
+    """Return a value as Hydra reads it as text."""
     # A backslash is an ordinary character unless it precedes a quotation mark.
     return "null" if value is None else '"' + re.sub(r'(\\*)("|$)', _double, value) + '"'
 
