@@ -247,7 +247,7 @@ def train(
             folder.write_splits(data.splits_csv())
         if trainer.is_global_zero:
             first = first_step(resume_from)
-            open_loggers(created, folder.log_id(), folder.path.name, first, curves.begin(first))
+            open_loggers(created, folder.log_id(), folder.path.absolute().name, first, curves.begin(first))
             yaml, settings = folder.config.read_text(encoding="utf-8"), hyper_parameters or HyperParameters()
             log_start(created, yaml, settings, data, module, continues=resume_from is not None)
         try:
