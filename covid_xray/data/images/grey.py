@@ -43,10 +43,12 @@ def read_bytes(path: str | Path) -> bytes:
         status = os.stat(path)  # noqa: PTH116 pathlib costs time for every image of every epoch
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would block; a device has no end
             raise ImageError(path, "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
+        if status.st_size == 0:  # not opened: reading some files of /proc, which declare no size, would block
+            raise ImageError(path, "it is empty")
         if status.st_size > MAX_BYTES:
             raise ImageError(path, f"it has {status.st_size:,} bytes; the limit is {MAX_BYTES:,}")
         with open(path, "rb") as file:  # noqa: PTH123
-            data = file.read(MAX_BYTES)  # some files of /proc declare no size
+            data = file.read(MAX_BYTES)
     except OSError as error:
         raise ImageError(path, error.strerror or str(error)) from None
     except ImageError:

@@ -57,7 +57,7 @@ def read_image(path: str | Path) -> GreyImage:
 def looks_like_image(path: str | Path) -> bool:
     """Whether a regular file begins like an image of a known format; its pixels are not read."""
     try:
-        if not Path(path).is_file():  # opening a pipe would block
+        if not Path(path).is_file() or not Path(path).stat().st_size:  # opening a pipe, or reading /proc, would block
             return False
         with Path(path).open("rb") as file:
             head = file.read(132)
