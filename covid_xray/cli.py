@@ -137,8 +137,8 @@ def _run(command: str, overrides: list[str]) -> None:
         sys.argv[:] = whole_argv
         try:
             sweeps.refuse_overlay_without_sweep()
-            run = import_module(f"covid_xray.commands.{name}").run
             with resource_errors(Path.cwd()):
+                run = import_module(f"covid_xray.commands.{name}").run
                 return sweeps.run_job(run, cfg, _sentence) if sweeps.is_sweep() else run(cfg)
         except mistakes as error:
             if show_tracebacks:

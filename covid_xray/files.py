@@ -55,8 +55,9 @@ def read_text(file: Path, limit: int) -> str:
 
 _LOCK_SECONDS = 0.2  # between two attempts to get a lock
 _POSITION = threading.Lock()  # where a system cannot read at an offset, threads share a file's position
-# A full or read-only disk.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# A full or read-only disk, or a limit of the size of a file.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_NO_MEMORY = re.compile("can(no|')t allocate|failed to map segment|can't start new thread", re.IGNORECASE)
 
 
 def spreadsheet_text(text: str) -> str:
@@ -123,10 +124,10 @@ def resource_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
         number = error.errno if isinstance(error, OSError) else None
-        # torch has no class of its own for the memory of the machine.
-        memory = isinstance(error, MemoryError) or number == errno.ENOMEM or "can't allocate memory" in str(error)
+        # torch has no class of its own for the memory of the machine; an import that fails so lacks memory, too.
+        memory = isinstance(error, MemoryError) or number == errno.ENOMEM or bool(_NO_MEMORY.search(str(error)))
         if not memory and number not in DISK_ERRORS:
             raise
         earlier = error.__context__

@@ -84,7 +84,11 @@ def test_limits_of_the_machine_are_sentences(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(UserError, match="log cannot be written"), resource_errors(tmp_path):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path / "log"))
-    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes")):
+    for error in (
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ):
         with pytest.raises(UserError, match="too little memory"), resource_errors(tmp_path):
             raise error
     for other in (FileNotFoundError(errno.ENOENT, "none"), RuntimeError("other")):
