@@ -163,7 +163,7 @@ def settings(yaml: str) -> dict[str, Any]:
     config: Any = OmegaConf.to_container(OmegaConf.create(yaml))
     schedule = Schedule(**{key: value for key, value in config["schedule"].items() if key != "_target_"})
     flat: dict[str, Any] = flatten(
-        {key: value for key, value in config.items() if key not in ("name", "run_dir", "schedule")}
+        {key: value for key, value in config.items() if key not in ("name", "run_dir", "schedule", "logger")}
     )
     for name, phase in schedule.phases.items():
         rates = tuple(float(f"{rate:.6g}") for rate in schedule.max_lrs(phase, 3))

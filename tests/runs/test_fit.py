@@ -18,12 +18,14 @@ from conftest import differences
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
 from test_api import SMALL_SCHEDULE, Small, make_data, records
 
 import covid_xray as cx
 from covid_xray.runs.folder import RunFolder
 from covid_xray.training.callbacks import checkpoint
 from covid_xray.training.callbacks.checkpoint import TrainingStopped
+from covid_xray.training.curves import read_points
 
 __all__ = ["records"]
 WEIGHTS = Small(3).state_dict()
@@ -240,6 +242,38 @@ def test_csv_log_keeps_its_rows(records: pd.DataFrame, tmp_path: Path, hook: str
         fit(records, tmp_path / "two", logger=logger, callbacks=[AtHook(hook, terminate)])
     fit(records, tmp_path / "two", logger=logger)
     assert rows(tmp_path / "two") == rows(tmp_path / "one")
+
+
+def test_a_kill_between_a_save_and_its_log_loses_no_value(
+    records: pd.DataFrame, whole: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def logger(save_dir: str) -> CSVLogger:
+        return CSVLogger(save_dir, name="", version="")
+
+    class Killed(BaseException):
+        pass
+
+    def losses(folder: Path) -> list[tuple[int, str, float]]:
+        return [point for point in read_points(RunFolder(folder).curves) if point[1] in ("train/loss", "val/loss")]
+
+    log, calls = _LoggerConnector.update_train_step_metrics, 0
+
+    def kill(connector: _LoggerConnector) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise Killed
+        log(connector)
+
+    monkeypatch.setattr(_LoggerConnector, "update_train_step_metrics", kill)
+    with pytest.raises(Killed):
+        fit(records, tmp_path / "run", logger=logger, every_minutes=1e-6)
+    assert [step for step, metric, _ in losses(tmp_path / "run") if metric == "train/loss"] == [0, 1, 2]
+    fit(records, tmp_path / "run", logger=logger, every_minutes=1e-6)
+    assert losses(tmp_path / "run") == losses(whole[0])
+    with (tmp_path / "run/metrics.csv").open(newline="") as file:
+        rows = [(int(row["step"]), float(row["train/loss"])) for row in csv.DictReader(file) if row["train/loss"]]
+    assert rows == [(step, value) for step, metric, value in losses(whole[0]) if metric == "train/loss"]
 
 
 def test_clock_and_threads(
