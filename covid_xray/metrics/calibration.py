@@ -49,6 +49,19 @@ class Temperature:
     warning: str = ""
 
 
+@dataclass(frozen=True)
+class Recalibration:
+    """A temperature and a shift of each class: probabilities are softmax(logits / temperature + shifts).
+
+    Attributes:
+        temperature: Above 0.
+        shifts: One per class, in nats; they sum to 0.
+    """
+
+    temperature: float
+    shifts: tuple[float, ...]
+
+
 def image_nll(labels: IntArray, probabilities: FloatArray) -> FloatArray:
     """Negative log-likelihood of each image (n,), in nats. Probabilities are clipped to [2.2e-16, 1]."""
     label_probability: FloatArray = probabilities[np.arange(len(labels)), labels]
@@ -182,6 +195,38 @@ def fit_temperature(labels: npt.ArrayLike, logits: npt.ArrayLike) -> Temperature
             "labels; do not trust calibrated probabilities"
         )
     return Temperature(float(np.exp(found.x)), loss(0.0), float(found.fun), warning)
+
+
+def recalibrate(logits: npt.ArrayLike, fitted: Recalibration) -> FloatArray:
+    """Probabilities (n, c) of logits (n, c) after recalibration."""
+    scores = np.asarray(logits, dtype=np.float64) / fitted.temperature + np.asarray(fitted.shifts)
+    probabilities: FloatArray = special.softmax(scores, axis=1)
+    return probabilities
+
+
+def fit_recalibration(labels: npt.ArrayLike, logits: npt.ArrayLike) -> Recalibration:
+    """Fit a temperature and a shift of each class on a few images of another data set.
+
+    The shifts follow classes that are more or less frequent there than in training. With few images the likelihood has
+    no sharp maximum, so standard normal priors on the shifts and on the logarithm of the temperature bound them.
+
+    Args:
+        labels: True class of each image (n,).
+        logits: Logits of each image (n, c).
+
+    Source: Alexandari, Kundaje and Shrikumar 2020 (bias-corrected temperature scaling); the priors are ours.
+    """
+    truth, scores = np.asarray(labels, dtype=np.int64), np.asarray(logits, dtype=np.float64)
+    n, c = scores.shape
+
+    def loss(parameters: FloatArray) -> float:
+        shifted = scores * np.exp(-parameters[0]) + parameters[1:]
+        likelihood = (special.logsumexp(shifted, axis=1) - shifted[np.arange(n), truth]).sum()
+        return float(likelihood + (parameters**2).sum() / 2)
+
+    found = optimize.minimize(loss, np.zeros(1 + c), method="BFGS").x
+    shifts = found[1:] - found[1:].mean()  # a common shift changes no probability
+    return Recalibration(float(np.exp(found[0])), tuple(map(float, shifts)))
 
 
 def _gap(bins: ReliabilityBins) -> float:

@@ -1,4 +1,4 @@
-"""Paired comparison of two models on the same test images."""
+"""Comparison of two models on the same test images (paired), and of one model on two test sets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -101,6 +101,28 @@ def mcnemar(a: Predictions, b: Predictions) -> McNemar:
     if a.n_patients < len(a.labels):
         note = "The test assumes independent images, but some patients have several; use the interval of the accuracy."
     return McNemar(int((correct_a & correct_b).sum()), only_a, only_b, int((~correct_a & ~correct_b).sum()), p, note)
+
+
+def unpaired_difference(first: Interval, second: Interval) -> Interval:
+    """Second minus first, for a metric on two independent test sets, from the intervals of both.
+
+    Each limit combines the distances from both values to their limits on that side. Unlike a bootstrap of the
+    difference, it keeps the exact limits of proportions of 0 and 1.
+
+    Args:
+        first: The metric on the first test set.
+        second: The same metric, at the same level, on the second test set.
+
+    Source: Newcombe 1998 (method 10); for any pair of intervals Zou and Donner 2008 (MOVER).
+    """
+    method = "from the intervals of both test sets (MOVER)"
+    value = second.value - first.value
+    missing = [each.reason for each in (first, second) if np.isnan(each.value) or np.isnan(each.low)]
+    if missing:
+        return Interval(value, np.nan, np.nan, method, next(filter(None, missing), "a test set has no interval"))
+    low = value - np.hypot(second.value - second.low, first.high - first.value)
+    high = value + np.hypot(second.high - second.value, first.value - first.low)
+    return Interval(value, float(low), float(high), method)
 
 
 def differences_between(a: Predictions, b: Predictions) -> list[str]:

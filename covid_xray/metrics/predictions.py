@@ -1,5 +1,6 @@
 """Predictions of a model for a set of images: the input of all metrics."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from covid_xray.errors import UserError
+from covid_xray.files import read_bytes
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 PREFIX = "p_"
+_MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +185,8 @@ def read_predictions(file: str | Path) -> Predictions:
         UserError: If the file is missing or is not a table of predictions.
     """
     try:
-        table = pd.read_csv(file, dtype={"path": str, "patient": str, "label": str}, keep_default_na=False)
+        content = io.BytesIO(read_bytes(file, _MAX_BYTES))
+        table = pd.read_csv(content, dtype={"path": str, "patient": str, "label": str}, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read as predictions: {' '.join(str(error).split())}") from None
     names = [column.removeprefix(PREFIX) for column in table.columns if column.startswith(PREFIX)]

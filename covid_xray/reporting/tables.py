@@ -9,10 +9,11 @@ import numpy as np
 from covid_xray.errors import printable
 from covid_xray.metrics.comparison import Comparison
 from covid_xray.metrics.estimates import Estimates
+from covid_xray.metrics.groups import SOURCE_METRICS, GroupMetrics
 from covid_xray.metrics.intervals import Interval, few_cases_warning
 from covid_xray.metrics.scores import LABELS, OVERALL, PER_CLASS, PROPORTIONS
 from covid_xray.metrics.thresholds import OperatingResult
-from covid_xray.reporting.published import PUBLISHED_HEADER, published_rows
+from covid_xray.reporting.published import PUBLISHED_HEADER, fitting, published_rows
 
 if TYPE_CHECKING:
     import rich.table
@@ -97,26 +98,62 @@ def operating_table(results: Sequence[OperatingResult]) -> Table:
     return Table(header, tuple(rows), "Operating points, chosen on validation images only", note)
 
 
-def published_table(name: str, estimates: Estimates, covid: str | None, data: str) -> Table:
-    """This run in the first row, published results below.
+def drop_table(own: Estimates, drops: Mapping[str, Interval]) -> Table:
+    """Metrics of the run's own test images, and the difference of another data set to them."""
+    rows = [(_label(name), metric_text(name, own.intervals[name]), metric_text(name, drops[name])) for name in drops]
+    header = ("metric", "own test images", "this data set minus own")
+    note = "Intervals of the difference: from the intervals of both test sets (Newcombe 1998; Zou and Donner 2008)."
+    return Table(header, tuple(rows), "Drop against the run's own test images, with 95 % intervals", note)
+
+
+def source_table(groups: GroupMetrics) -> Table:
+    """Metrics of the images of every source."""
+    rows = [
+        (name, f"{sum(found.cases.values()):,}", *(metric_text(key, found.intervals[key]) for key in SOURCE_METRICS))
+        for name, found in groups.sources.items()
+    ]
+    header = ("source", "images", *(LABELS[name] for name in SOURCE_METRICS))
+    return Table(header, tuple(rows), "By source, with 95 % intervals")
+
+
+def group_table(groups: GroupMetrics) -> Table:
+    """Sensitivity of every class within every source, lowest first."""
+    rows = [
+        (group.class_name, group.source, str(group.images), str(group.patients), group.sensitivity.text(percent=True))
+        for group in groups.groups
+    ]
+    header = ("class", "source", "images", "patients", "sensitivity")
+    return Table(header, tuple(rows), "By class and source, lowest first, with 95 % intervals")
+
+
+def published_table(
+    name: str, estimates: Estimates, covid: str | None, data: str, source_only: str = "not counted"
+) -> Table:
+    """This run in the first row, below it published results with the same classes.
 
     Args:
         name: Name of this run.
         estimates: Its results.
         covid: The COVID-19 class, or None.
         data: Description of the test data and their split.
+        source_only: Accuracy from the source alone on these images.
     """
+    published = fitting(estimates.cases)
     accuracy = estimates.intervals["accuracy"].text(percent=True)
     sensitivity = "no such class"
     if covid is not None:
         sensitivity = estimates.intervals[f"sensitivity/{covid}"].text(percent=True)
         sensitivity += f", {estimates.cases[covid]} images of {estimates.patients[covid]} patients"
-    this_run = (name, accuracy, sensitivity, data, "This run.", "")
-    note = (
-        "Intervals of published rows are recomputed from their counts under the assumption that images are "
-        "independent: with several images per patient they are too narrow."
-    )
-    return Table(PUBLISHED_HEADER, (this_run, *published_rows()), "This run and published results", note)
+    this_run = (name, accuracy, sensitivity, source_only, "yes", data, "This run.", "")
+    note = f"No published result in this table has exactly the classes {', '.join(estimates.cases)}."
+    if published:
+        note = (
+            "Intervals of published rows are recomputed from their counts under the assumption that images are "
+            "independent: with several images per patient they are too narrow. A model that was chosen on its test "
+            "images is too good on them. The source alone: class shares of each source in the training list, counted "
+            "from the public lists (experiments/covidx); the first two lists name no sources."
+        )
+    return Table(PUBLISHED_HEADER, (this_run, *published_rows(published)), "This run and published results", note)
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -138,14 +175,16 @@ def comparison_table(comparison: Comparison) -> Table:
     return Table(header, tuple(rows), "Paired comparison on the same images, with 95 % intervals", note.strip())
 
 
-def fold_values_table(table: Mapping[str, Mapping[str, float]], names: Sequence[str] = OVERALL) -> Table:
+def fold_values_table(
+    table: Mapping[str, Mapping[str, float]], names: Sequence[str] = OVERALL, caption: str = "By fold"
+) -> Table:
     """Some metrics of a `covid_xray.metrics.estimates.fold_table`: the value of every fold, mean and SD."""
     header = ("metric", *table[names[0]])
     rows = tuple(
         (_label(name), *("n/a" if np.isnan(value) else f"{value:.3f}" for value in table[name].values()))
         for name in names
     )
-    return Table(header, rows, "By fold", "SD is the spread over the folds; folds share training images.")
+    return Table(header, rows, caption, "SD is the spread over the columns; they share training images.")
 
 
 def metric_text(name: str, interval: Interval) -> str:
