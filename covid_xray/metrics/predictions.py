@@ -185,7 +185,7 @@ def read_predictions(file: str | Path) -> Predictions:
         UserError: If the file is missing or is not a table of predictions.
     """
     try:
-        content = io.BytesIO(read_bytes(file, _MAX_BYTES))
+        content = io.BytesIO(read_bytes(Path(file), _MAX_BYTES))
         table = pd.read_csv(content, dtype={"path": str, "patient": str, "label": str}, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read as predictions: {' '.join(str(error).split())}") from None
