@@ -8,7 +8,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 from covid_xray.errors import UserError
@@ -32,6 +32,8 @@ class Phase:
             ``"slice(a, b)"``.
         train_bn: Whether BatchNorm layers of frozen groups go on training. If false, BatchNorm outside the last
             group is in evaluation mode with fixed scale and shift, in every group.
+        accumulate: Equal parts of a batch that are computed one after the other, so that less memory is needed. The
+            gradient is that of the mean over the whole batch. Training BatchNorm normalises each part by itself.
     """
 
     image_size: int
@@ -40,12 +42,19 @@ class Phase:
     trains: str | Sequence[str]
     max_lr: MaxLR
     train_bn: bool = True
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         """Check every value, so that a mistake is found before data is loaded."""
         _check_int("image_size", self.image_size, 32, "ResNets halve the image five times", MAX_SIZE)
         _check_int("batch_size", self.batch_size, 2, "BatchNorm needs two images")
         _check_int("epochs", self.epochs, 1, "leave the phase out to skip it")
+        _check_int("accumulate", self.accumulate, 1, "1 computes the whole batch at once")
+        if self.batch_size % self.accumulate or self.batch_size // self.accumulate < 2:
+            raise UserError(
+                f"accumulate={self.accumulate} must divide batch_size={self.batch_size} into equal parts of at least 2 "
+                f"images"
+            )
         if not isinstance(self.train_bn, bool):
             raise UserError(f"train_bn must be true or false, not {self.train_bn!r}")
         names = [self.trains] if isinstance(self.trains, str) else self.trains
@@ -195,10 +204,12 @@ class Schedule:
                 phase.group_max_lrs(len(groups))
             except UserError as error:
                 raise UserError(f"schedule.phases.{name}.{error}") from None
-            if phase.batch_size % world_size or phase.batch_size // world_size < 2:
+            parts = world_size * phase.accumulate
+            if phase.batch_size % parts or phase.batch_size // parts < 2:
+                each = f", each with accumulate={phase.accumulate}" if phase.accumulate > 1 else ""
                 raise UserError(
                     f"schedule.phases.{name}.batch_size={phase.batch_size} is the batch of all {world_size} processes "
-                    f"together: make it a multiple of {world_size}, with at least 2 images each"
+                    f"together{each}: make it a multiple of {parts}, with at least 2 images each"
                 )
 
 
@@ -255,7 +266,7 @@ def _phase(name: str, value: Any) -> Phase:
     known = {f.name: f for f in fields(Phase)}
     if unknown := [key for key in value if key not in known]:
         raise UserError(f"{where}.{unknown[0]} is unknown; a phase has {', '.join(known)}")
-    if missing := [key for key in known if key not in value and key != "train_bn"]:
+    if missing := [key for key, field in known.items() if key not in value and field.default is MISSING]:
         raise UserError(f"{where}.{missing[0]} is missing")
     try:
         return Phase(**value)

@@ -173,6 +173,29 @@ def test_schedule_can_be_made_again_from_its_settings(
         assert schedule.max_lrs(each, 3) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("accumulate", "message"),
+    [
+        (0, "accumulate must be a whole number of at least 1"),
+        (True, "accumulate must be a whole number of at least 1"),
+        (2.0, "accumulate must be a whole number of at least 1"),
+        (3, "accumulate=3 must divide batch_size=8 into equal parts of at least 2 images"),
+        (8, "accumulate=8 must divide batch_size=8 into equal parts of at least 2 images"),
+    ],
+)
+def test_wrong_accumulation_is_refused(accumulate: object, message: str) -> None:
+    with pytest.raises(UserError) as info:
+        Schedule({"only": {**asdict(phase()), "accumulate": accumulate}})  # type: ignore[dict-item]
+    assert str(info.value).startswith(f"schedule.phases.only.{message}")
+
+
+def test_parts_of_a_batch_are_divided_among_the_processes() -> None:
+    schedule = Schedule({"only": phase(accumulate=2)})
+    schedule.check(GROUPS, 2)
+    with pytest.raises(UserError, match="each with accumulate=2: make it a multiple of 8, with at least 2 images each"):
+        schedule.check(GROUPS, 4)
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_whole_schedule_by_hand(count: int) -> None:
     sizes, peaks = [64, 96, 80, 128, 112], [1e-3, 2e-3, 3e-3, 4e-3, 5e-3]

@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -17,6 +18,7 @@ from omegaconf import OmegaConf
 
 from covid_xray.errors import UserError
 from covid_xray.files import lock, read_text, write_atomically, write_failure
+from covid_xray.schedule import Phase
 
 CONFIG_FILE = "config.yaml"  # the configuration that the run began with
 SPLITS_FILE = "splits.csv"  # the split of every image
@@ -31,6 +33,7 @@ CURVES_FILE = "curves.csv"  # every scalar that was logged, up to the newest che
 LOG_ID_FILE = "log-id.txt"  # identifies the run in loggers that hold many runs
 EVENTS = "events.out.tfevents.*"
 _WRITTEN_ATOMICALLY = (CONFIG_FILE, SPLITS_FILE, METRICS_FILE, RUNTIME_FILE, CURVES_FILE, LOG_ID_FILE)
+_PHASE_DEFAULTS = {part.name: part.default for part in fields(Phase) if part.default is not MISSING}
 _MAX_CONFIG, _MAX_JSON = 1 << 18, 1 << 26  # bytes
 _MAX_DEPTH = 20  # of nested mappings and lists in a configuration
 
@@ -128,7 +131,8 @@ class RunFolder:
     @property
     def results(self) -> Path:
         """Where evaluations are written: into the run, but never into a bundle, because they name patients."""
-        return Path("outputs") / self.path.resolve().name if self.is_bundle else self.path
+        is_shared = self.is_bundle or (not self.config.exists() and any(self.path.glob(f"*/{WEIGHTS_FILE}")))
+        return Path("outputs") / self.path.resolve().name if is_shared else self.path
 
     def evaluation(self, name: str) -> Path:
         """Folder of an evaluation."""
@@ -268,13 +272,18 @@ class RunFolder:
         changed = [
             f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not changes_nothing(key) and key not in DATA_KEYS
+            if _value(before, key) != _value(now, key) and not changes_nothing(key) and key not in DATA_KEYS
         ]
         if changed:
             raise UserError(
                 f"{self.path} holds a run with other settings ({'; '.join(changed[:8])}); use another run_dir, "
                 f"the same settings, or resume=never to start again in this folder"
             )
+
+
+def _value(settings: Mapping[str, Any], key: str) -> Any:
+    """Value of a dotted key; a setting that is new in this version, and not used, has its default."""
+    return settings.get(key, _PHASE_DEFAULTS.get(key.rpartition(".")[2], "null"))
 
 
 def changes_nothing(key: str) -> bool:
@@ -353,6 +362,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is damaged ({' '.join(str(error).split())[:200]}); {remedy}") from None
     if not isinstance(config, dict):
         raise UserError(f"{file} is damaged (it holds no settings); {remedy}")
+    for key, value in flatten(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{file} is damaged ({key} is {value}); {remedy}")
     return {str(key): value for key, value in config.items()}
 
 

@@ -2,6 +2,9 @@
 
 Validation, tests and the choice of a checkpoint always use the plain cross-entropy, so that runs with different losses
 compare.
+
+A loss that is not a mean over the images has a method ``denominator``, by which `XrayClassifier` weights the parts of a
+batch if gradients are accumulated.
 """
 
 from collections.abc import Mapping
@@ -50,6 +53,12 @@ class CrossEntropy(nn.Module):
         """Mean loss of logits (batch, classes), float32, and labels (batch,) or probabilities (batch, classes)."""
         return F.cross_entropy(logits, targets, weight=self.weight, label_smoothing=self.label_smoothing)
 
+    def denominator(self, targets: Tensor) -> Tensor:
+        """What the mean divides by: the sum of the labels' weights; for probabilities, the number of images."""
+        if self.weight is None or targets.ndim == 2:
+            return torch.tensor(float(len(targets)), device=targets.device)
+        return self.weight[targets].sum()
+
 
 class FocalLoss(nn.Module):
     """Focal loss: cross-entropy times (1 - p)^gamma, where p is the probability of the true class.
@@ -82,7 +91,13 @@ class FocalLoss(nn.Module):
         terms = -targets * (1 - log_p.exp()) ** self.gamma * log_p
         if self.weight is None:
             return terms.sum(dim=1).mean()
-        return (terms * self.weight).sum() / (targets * self.weight).sum()
+        return (terms * self.weight).sum() / self.denominator(targets)
+
+    def denominator(self, targets: Tensor) -> Tensor:
+        """What the mean divides by: the sum of the weights of labels or probabilities, or the number of images."""
+        if self.weight is None:
+            return torch.tensor(float(len(targets)), device=targets.device)
+        return self.weight[targets].sum() if targets.ndim == 1 else (targets * self.weight).sum()
 
 
 def _weights(counts: Mapping[str, int], wanted: ClassWeights) -> Tensor | None:

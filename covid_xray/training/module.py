@@ -19,6 +19,7 @@ from covid_xray.data.datamodule import IMAGENET_MEAN, IMAGENET_STD
 from covid_xray.data.dataset import Batch
 from covid_xray.errors import UserError
 from covid_xray.networks.layer_groups import LayeredNetwork, check_network, parameter_groups
+from covid_xray.networks.weights import CLASS_NAMES
 from covid_xray.schedule import Schedule
 from covid_xray.training.losses import CrossEntropy
 from covid_xray.training.mixing import Mixing
@@ -124,21 +125,31 @@ class XrayClassifier(LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of a batch; a loss other than the plain cross-entropy is logged beside it as ``train/objective``."""
-        images, labels = batch
-        if self.mixing is None:
-            logits: Tensor = (self._compiled or self)(images).float()
-            targets = labels
+        """Loss of a batch; a loss other than the plain cross-entropy is logged beside it as ``train/objective``.
+
+        If the phase accumulates, the gradients of all parts of the batch but the last are computed here. Lightning
+        adds the last one's, so a step of Lightning is always an optimiser step; its own ``accumulate_grad_batches``
+        would count parts as batches, and lose gradients where a run is saved between them.
+        """
+        forward: Callable[[Tensor], Tensor] = self._compiled or self
+        images, targets = batch
+        if self.mixing is not None:
+            images, targets = self.mixing(self.normalise(images), targets)
+            forward = self.network
+        parts = self._parts
+        if parts == 1:
+            plain, objective = self._losses(forward(images), targets)
         else:
-            pixels, targets = self.mixing(self.normalise(images), labels)
-            logits = self.network(pixels).float()
-        plain = F.cross_entropy(logits, targets)
+            plain, objective = self._accumulate(forward, images.chunk(parts), targets.chunk(parts))
         self.log("train/loss", plain, on_step=True, on_epoch=False)
-        if self.loss is None:
-            return plain
-        objective: Tensor = self.loss(logits, targets)
-        self.log("train/objective", objective, on_step=True, on_epoch=False)
+        if self.loss is not None:
+            self.log("train/objective", objective, on_step=True, on_epoch=False)
         return objective
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Clear the gradients, which Lightning asks for after `training_step`; too late if that accumulates."""
+        if self._parts == 1:
+            optimizer.zero_grad()
 
     def log_step(self, metrics: Mapping[str, float]) -> None:
         """Log metrics of a training step, if the Trainer logs this step (``log_every_n_steps``).
@@ -161,6 +172,10 @@ class XrayClassifier(LightningModule):
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the metrics of its test set."""
         self._update(list(self.test_metrics.values())[dataloader_idx], batch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the class names with the weights: `covid_xray.networks.weights.read_weights` returns them."""
+        checkpoint[CLASS_NAMES] = self.class_names
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics."""
@@ -187,6 +202,37 @@ class XrayClassifier(LightningModule):
                 )
             optimizer = self._make_optimizer(parameter_groups(self.network.layer_groups()), fused=False)
         return optimizer
+
+    @property
+    def _parts(self) -> int:
+        """Parts of a batch in this epoch."""
+        return self.schedule.at(self.current_epoch).phase.accumulate
+
+    def _losses(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Plain cross-entropy, and the loss that is minimised."""
+        plain = F.cross_entropy(logits.float(), targets)
+        return plain, plain if self.loss is None else self.loss(logits.float(), targets)
+
+    def _accumulate(
+        self, forward: Callable[[Tensor], Tensor], images: Sequence[Tensor], targets: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """`_losses` of a whole batch, whose gradients are computed but for those of the last part."""
+        optimizer = self.trainer.optimizers[0]
+        optimizer.zero_grad()
+        by: Callable[[Tensor], Tensor] = getattr(self.loss, "denominator", lambda part: torch.tensor(float(len(part))))
+        sizes = [by(part) for part in targets]
+        plain = objective = torch.zeros((), device=self.device)
+        for number, (part, labels, size) in enumerate(zip(images, targets, sizes, strict=True), start=1):
+            own_plain, own = self._losses(forward(part), labels)
+            own = own * (size / sum(sizes))
+            plain = plain + own_plain.detach() / len(images)
+            if number == len(images):
+                break
+            # DDP does not synchronise these gradients yet: it prepares for that where `training_step` ends.
+            with torch.autocast(self.device.type, enabled=False):
+                self.trainer.strategy.backward(own, optimizer)
+            objective = objective + own.detach()
+        return plain, objective + own
 
     def _update(self, metrics: MetricCollection, batch: Batch) -> None:
         images, labels = batch

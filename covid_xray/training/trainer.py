@@ -10,6 +10,7 @@ from typing import Any
 from lightning import Callback, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch import profilers
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from covid_xray.errors import UserError
 from covid_xray.hardware import accelerator, best_precision
@@ -24,26 +25,49 @@ PROFILERS = {
     "advanced": profilers.AdvancedProfiler,
     "pytorch": profilers.PyTorchProfiler,
 }
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
+# docs/trainer_settings.md lists all arguments of the Trainer; a test compares it with these.
+# Arguments that the project sets, and what to use instead.
+FIXED_SETTINGS = {
+    "max_epochs": "set epochs in the phases of the schedule",
+    "deterministic": "use deterministic=true",
+    "default_root_dir": "use run_dir",
+    "callbacks": "use the config group callbacks",
+    "logger": "use the config group logger",
+    "reload_dataloaders_every_n_epochs": "the schedule needs new loaders in every epoch",
+    "use_distributed_sampler": "the data divide each batch among the processes",
+    "num_sanity_val_steps": "validation follows every epoch",
+    "enable_progress_bar": "use callbacks.console",
+    "enable_model_summary": "add the callback lightning.pytorch.callbacks.ModelSummary",
+    "enable_checkpointing": "every epoch is saved",
+}
 _LENGTH = "the schedule sets the length of the training"
 _IMAGES = "an epoch has all images of a split"
 _VALIDATION = "validation follows every epoch"
-# Arguments of the Trainer that would cut the schedule or change what a step is.
+# Arguments that would cut the schedule or change what a step is.
 REFUSED_SETTINGS = {
     **dict.fromkeys(("max_time", "max_steps", "min_steps", "min_epochs", "fast_dev_run"), _LENGTH),
-    **dict.fromkeys(("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches"), _IMAGES),
+    **dict.fromkeys(("limit_train_batches", "limit_val_batches", "limit_test_batches"), _IMAGES),
+    **dict.fromkeys(("limit_predict_batches", "overfit_batches"), _IMAGES),
     **dict.fromkeys(("val_check_interval", "check_val_every_n_epoch"), _VALIDATION),
-    "accumulate_grad_batches": "set batch_size in the phases of the schedule",
+    "accumulate_grad_batches": "batch_size is that of an optimiser step; set accumulate in the phases of the schedule",
+    "barebones": "it switches checkpoints and logs off",
 }
-REFUSED_CALLBACKS = (
-    lightning_callbacks.EarlyStopping,
-    lightning_callbacks.Timer,
-    lightning_callbacks.StochasticWeightAveraging,
-    lightning_callbacks.GradientAccumulationScheduler,
-    lightning_callbacks.BaseFinetuning,
-    lightning_callbacks.BatchSizeFinder,
-    lightning_callbacks.LearningRateFinder,
-)
+_SCHEDULE = "would change the schedule, which sets the length, the rates and the frozen layer groups of the training"
+_WEIGHTS = "would test other weights than those that the checkpoints hold; use averaging=ema instead"
+# Callbacks that do not work here, and why.
+REFUSED_CALLBACKS: dict[type[Callback], str] = {
+    lightning_callbacks.EarlyStopping: _SCHEDULE,
+    lightning_callbacks.Timer: _SCHEDULE,
+    lightning_callbacks.GradientAccumulationScheduler: _SCHEDULE,
+    lightning_callbacks.BaseFinetuning: _SCHEDULE,
+    lightning_callbacks.BatchSizeFinder: _SCHEDULE,
+    lightning_callbacks.LearningRateFinder: _SCHEDULE,
+    lightning_callbacks.StochasticWeightAveraging: _WEIGHTS,
+    lightning_callbacks.WeightAveraging: _WEIGHTS,
+    lightning_callbacks.ModelPruning: "would rename the weights, so that no command could load them",
+}
 
 
 def needed_callbacks(callbacks: Sequence[Callback], seed: int, checkpoint: RunCheckpoint | None) -> list[Callback]:
@@ -117,22 +141,39 @@ def build_trainer(
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "enable_checkpointing": any(isinstance(callback, RunCheckpoint) for callback in callbacks),
+        "callbacks": list(callbacks),
+        "logger": logger,
     }
-    if taken := [key for key in fixed if key in given]:
-        raise UserError(f"trainer.{taken[0]} is set by the project and cannot be changed")
+    for key, instead in FIXED_SETTINGS.items():
+        if key in given:
+            raise UserError(f"trainer.{key} is set by the project and cannot be changed: {instead}")
     defaults = inspect.signature(Trainer).parameters
     for key, reason in REFUSED_SETTINGS.items():
         if given.get(key) is not None and given[key] != defaults[key].default:
             raise UserError(f"trainer.{key}={given[key]} would change the schedule: {reason}; remove trainer.{key}")
     for callback in callbacks:
-        if isinstance(callback, REFUSED_CALLBACKS):
-            raise UserError(
-                f"the callback {type(callback).__name__} would change the schedule, which sets the length, the rates "
-                f"and the frozen layer groups of the training; remove it from callbacks"
-            )
+        for kind, reason in REFUSED_CALLBACKS.items():
+            if isinstance(callback, kind):
+                raise UserError(f"the callback {type(callback).__name__} {reason}; remove it from callbacks")
     try:
-        return Trainer(**given, **fixed, callbacks=list(callbacks), logger=logger)
+        trainer = Trainer(**given, **fixed)
     except Exception as error:  # Lightning's MisconfigurationException is a plain Exception
         if not isinstance(error, TypeError | ValueError | RuntimeError) and "Misconfig" not in type(error).__name__:
             raise
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
+    _check(trainer)
+    return trainer
+
+
+def _check(trainer: Trainer) -> None:
+    """Refuse weights that are not float32, and strategies that divide the weights or cannot freeze groups."""
+    if trainer.precision not in PRECISIONS:
+        raise UserError(f"trainer.precision must be auto, {', '.join(PRECISIONS)}, not {trainer.precision!r}")
+    strategy = trainer.strategy
+    if isinstance(strategy, SingleDeviceStrategy):
+        return
+    if not isinstance(strategy, DDPStrategy) or not strategy._ddp_kwargs.get("find_unused_parameters"):
+        raise UserError(
+            f"several processes with {type(strategy).__name__} cannot train phases with frozen layer groups; use "
+            f"trainer=ddp (trainer.strategy=ddp_find_unused_parameters_true)"
+        )

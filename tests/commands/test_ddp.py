@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 from conftest import Command, differences, load_state
+
+from covid_xray.training.callbacks.averaging import RAW
 
 EPOCHS = 4
 SETTINGS = (
@@ -36,6 +39,20 @@ def test_two_processes_equal_one(covid_xray: Command, workplace: Path) -> None:
         one = load_state(workplace / "one-fixed" / f"state-epoch{epoch}-rank0.pt")
         two = load_state(workplace / "two-fixed" / f"state-epoch{epoch}-rank0.pt")
         assert differences(one["weights"], two["weights"], tolerance=2e-4) == [], f"epoch {epoch}"
+
+
+@pytest.mark.slow
+def test_averaging_and_accumulation_with_two_processes_equal_one(covid_xray: Command, workplace: Path) -> None:
+    fixed = ("+callbacks.fixed._target_=probe_callbacks.FixedBatchNorm", "averaging=ema", "averaging.decay=0.9")
+    parts = [f"schedule.phases.{name}_small.accumulate=2" for name in ("frozen", "unfrozen")]
+    for run, extra in (("one-averaged", ("trainer.accelerator=cpu",)), ("two-averaged", (*TWO, *parts))):
+        result = covid_xray(*SETTINGS, *extra, *fixed, f"run_dir={run}", timeout=600)
+        assert result.returncode == 0, result.stderr
+    one, two = (load_state(workplace / run / "checkpoints/last.ckpt") for run in ("one-averaged", "two-averaged"))
+    for part in ("state_dict", RAW):
+        assert differences(one[part], two[part], tolerance=2e-4) == [], part
+    ranks = [load_state(workplace / "two-averaged" / f"state-epoch3-rank{rank}.pt")["weights"] for rank in (0, 1)]
+    assert differences(*ranks) == []
 
 
 def test_batch_that_cannot_be_shared_is_refused(covid_xray: Command) -> None:

@@ -1,10 +1,13 @@
 """The callbacks that the schedule needs, and the Trainer's settings."""
 
+import inspect
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning import Callback
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import BackboneFinetuning, EMAWeightAveraging
 
 from covid_xray.errors import UserError
 from covid_xray.training.callbacks.checkpoint import RunCheckpoint
@@ -13,7 +16,13 @@ from covid_xray.training.callbacks.one_cycle import OneCycle
 from covid_xray.training.callbacks.resizing import ProgressiveResizing
 from covid_xray.training.callbacks.seeding import StepSeeding
 from covid_xray.training.callbacks.throughput import Throughput
-from covid_xray.training.trainer import REFUSED_CALLBACKS, build_trainer, needed_callbacks
+from covid_xray.training.trainer import (
+    FIXED_SETTINGS,
+    REFUSED_CALLBACKS,
+    REFUSED_SETTINGS,
+    build_trainer,
+    needed_callbacks,
+)
 
 NEEDED = [StepSeeding, PhaseFreezing, ProgressiveResizing, OneCycle]
 
@@ -79,9 +88,15 @@ def test_trainer_has_what_the_data_module_relies_on(tmp_path: Path) -> None:
     [
         ({"max_epochs": 3}, "trainer.max_epochs is set by the project and cannot be changed"),
         ({"reload_dataloaders_every_n_epochs": 0}, "trainer.reload_dataloaders_every_n_epochs is set by the project"),
+        ({"logger": False}, "trainer.logger is set by the project and cannot be changed: use the config group logger"),
+        ({"callbacks": []}, "trainer.callbacks is set by the project and cannot be changed: use the config group"),
+        ({"devices": 2}, "several processes with DDPStrategy cannot train phases with frozen layer groups; use"),
+        ({"devices": 2, "strategy": "ddp"}, "several processes with DDPStrategy cannot train phases with frozen"),
         ({"profiler": "fast"}, "trainer.profiler must be one of simple, advanced, pytorch, or null, not 'fast'"),
         ({"speed": "fast"}, "trainer: "),
         ({"precision": "7"}, "trainer: "),
+        ({"precision": "bf16-true"}, "trainer.precision must be auto, 32-true, bf16-mixed, 16-mixed, not 'bf16-true'"),
+        ({"precision": 64}, "trainer.precision must be auto, 32-true, bf16-mixed, 16-mixed, not '64-true'"),
         ({"accelerator": "abacus"}, "trainer: "),
         ({"devices": 0}, "trainer: "),
         *(
@@ -99,6 +114,8 @@ def test_trainer_has_what_the_data_module_relies_on(tmp_path: Path) -> None:
                 "val_check_interval": 0.5,
                 "check_val_every_n_epoch": 2,
                 "accumulate_grad_batches": 2,
+                "limit_predict_batches": 1,
+                "barebones": True,
             }.items()
         ),
     ],
@@ -115,8 +132,21 @@ def test_defaults_of_refused_settings_are_accepted(tmp_path: Path) -> None:
     assert build_trainer({"accelerator": "cpu"} | defaults, tmp_path, [], False, 5).max_epochs == 5
 
 
-@pytest.mark.parametrize("kind", REFUSED_CALLBACKS)
-def test_callbacks_that_change_the_schedule_are_refused(kind: type[Callback], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [*REFUSED_CALLBACKS, EMAWeightAveraging, BackboneFinetuning])
+def test_callbacks_that_do_not_work_are_refused(kind: type[Callback], tmp_path: Path) -> None:
     callback = kind.__new__(kind)
-    with pytest.raises(UserError, match=f"the callback {kind.__name__} would change the schedule"):
+    with pytest.raises(UserError, match=f"the callback {kind.__name__} would .*; remove it from callbacks$"):
         build_trainer({"accelerator": "cpu"}, tmp_path, [callback], False, 5)
+
+
+def test_the_documented_table_is_complete() -> None:
+    text = (Path(__file__).parents[2] / "docs/trainer_settings.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (works|refused|set) \|", text, re.MULTILINE)
+    settings = {name: status for name, status in rows if name[0].islower()}
+    assert len(rows) == len(dict(rows))
+    arguments = set(inspect.signature(Trainer).parameters)
+    assert set(settings) == arguments
+    assert {name for name, status in settings.items() if status == "refused"} == set(REFUSED_SETTINGS)
+    assert {name for name, status in settings.items() if status == "set"} == set(FIXED_SETTINGS)
+    callbacks = {name for name, status in rows if not name[0].islower() and status == "refused"}
+    assert callbacks == {kind.__name__ for kind in REFUSED_CALLBACKS}

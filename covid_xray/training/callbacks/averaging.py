@@ -85,7 +85,7 @@ class WeightAverage(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the average as ``state_dict``, and the weights beside it."""
-        checkpoint[RAW], checkpoint["state_dict"] = checkpoint["state_dict"], self._average
+        checkpoint[RAW], checkpoint["state_dict"] = self._raw or checkpoint["state_dict"], self._average
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Continue with the weights and the average; a test uses the average, which Lightning has loaded."""
