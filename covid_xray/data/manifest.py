@@ -31,6 +31,7 @@ def read_manifest(
     class_map: Mapping[str, str | None] | None = None,
     classes: Sequence[str] | None = None,
     same_patients: bool = False,
+    images: bool = True,
 ) -> pd.DataFrame:
     """Read one or several manifests into records.
 
@@ -43,6 +44,7 @@ def read_manifest(
         classes: Allowed classes, after ``class_map``; None allows any.
         same_patients: Whether an id that is in manifests of several folders is one patient. By default it is another
             patient in each folder: the name of the folder is put before such an id, and their number is printed.
+        images: Whether the images must exist; False is for an audit of the table alone.
 
     Raises:
         UserError: Naming file, row and column, if a manifest cannot be read, a column is missing or there twice, a
@@ -53,7 +55,9 @@ def read_manifest(
     files = [one] if one is not None else list(manifest) if isinstance(manifest, Sequence) else []
     if not files or not all(isinstance(file, str | Path) for file in files):
         raise UserError(f"data.manifest must be a CSV file or a list of them, not {manifest!r}")
-    tables = [_read_csv(Path(file)) for file in files]
+    if not isinstance(images, bool):
+        raise UserError(f"data.images must be true or false, not {images!r}")
+    tables = [_read_csv(Path(file), images) for file in files]
     if len(tables) > 1:
         prefixes = _prefixes(files)
         shared = set() if same_patients else _shared_patients(prefixes, tables)
@@ -80,6 +84,7 @@ def read_manifest(
         "class_map": class_map_text(class_map) if class_map else None,
         "classes": names,
         "same_patients": same_patients,
+        "images": images,
     }
     return table
 
@@ -114,8 +119,13 @@ def _shared_patients(prefixes: Sequence[str], tables: Sequence[pd.DataFrame]) ->
     return shared
 
 
-def _read_csv(file: Path) -> pd.DataFrame:
-    """Read and check one manifest; the index holds the row numbers of the file, as a spreadsheet shows them."""
+def _read_csv(file: Path, images: bool) -> pd.DataFrame:
+    """Read and check one manifest; the index holds the row numbers of the file, as a spreadsheet shows them.
+
+    Args:
+        file: The manifest.
+        images: Whether its images must exist.
+    """
     table, name = _parse(file), f"manifest {file}"
     for column in ("path", "label"):
         if column not in table:
@@ -136,8 +146,9 @@ def _read_csv(file: Path) -> pd.DataFrame:
     folder = os.path.abspath(file.parent)  # noqa: PTH100
     table["file"] = [os.path.join(folder, path) for path in table["path"]]  # noqa: PTH118 pathlib is slow on many rows
     check_rows(name, table, _twice(table), "lists an image a second time")
-    exists = np.fromiter(map(_is_file, table["file"]), dtype=bool, count=len(table))
-    check_rows(name, table, pd.Series(~exists, index=table.index), "names an image that does not exist")
+    if images:
+        exists = np.fromiter(map(_is_file, table["file"]), dtype=bool, count=len(table))
+        check_rows(name, table, pd.Series(~exists, index=table.index), "names an image that does not exist")
     return table
 
 

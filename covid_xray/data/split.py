@@ -1,11 +1,13 @@
 """Train, validation and test: by patient, stratified by class, the same on every machine."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from covid_xray.data.audit.report import patient_groups
+from covid_xray.data.audit.sources import confounding_text, held_out_problem
 from covid_xray.data.cache import Images
 from covid_xray.errors import UserError
 
@@ -22,6 +24,7 @@ def assign_splits(
     seed: int = 0,
     given: str = "keep",
     images: Images | None = None,
+    test_source: str | None = None,
 ) -> pd.DataFrame:
     """Assign every record to ``train``, ``val`` or ``test``.
 
@@ -33,10 +36,13 @@ def assign_splits(
     made from all images, test images included. Such images are in the table twice. To measure the effect, the images
     of some patients, as many as in a test set by patient, are kept out of all splits as ``unseen``.
 
+    ``by="source"`` tests on all images of one source, and learns from the others, of which the validation images are
+    held out by patient. Given splits are not used.
+
     Args:
-        records: Columns ``path``, ``label``, ``patient_id``, ``split`` (empty where not given), and ``file`` if
-            ``images`` is given.
-        by: ``patient`` (no patient is in two splits), ``image`` or ``leaky`` (both leak patients).
+        records: Columns ``path``, ``label``, ``patient_id``, ``split`` (empty where not given), ``file`` if ``images``
+            is given, and ``source`` if ``by`` is ``source``.
+        by: ``patient`` (no patient is in two splits), ``image`` or ``leaky`` (both leak patients), or ``source``.
         val_share: Share of the images not in the test set that go to validation; above 0, at most 0.5.
         test_share: Share of all images that go to the test set; above 0, at most 0.5.
         folds: Number of folds, at least 2, or None.
@@ -45,17 +51,23 @@ def assign_splits(
         given: ``keep`` or ``ignore`` the splits that the records have.
         images: If given, patients who share an image (the same or a near duplicate) stay together. Collections list
             copies of one image under several patients; split by patient id alone, these would leak.
+        test_source: The source that is the test set, if ``by`` is ``source``.
 
     Returns:
         The records with the column ``split`` filled in.
 
     Raises:
-        UserError: If a setting is out of range, or a split would lack a class.
+        UserError: If a setting is out of range, a split would lack a class, or ``test_source`` cannot be a test set,
+            because it has one class only or a class that no other source has.
 
     Source: scikit-learn's StratifiedGroupKFold and StratifiedKFold.
     """
     _check_settings(by, val_share, test_share, folds, fold, seed, given)
-    if given == "ignore":
+    if by == "source":
+        records = _hold_out_source(records, test_source, folds)
+    elif test_source is not None:
+        raise UserError(f"split.test_source={test_source} needs split=source")
+    if given == "ignore" and by != "source":
         records = records.assign(split="")
     groups = records["patient_id"]
     if images is not None:
@@ -89,6 +101,21 @@ def _leaky(records: pd.DataFrame, **settings: Any) -> pd.DataFrame:
     return table
 
 
+def _hold_out_source(records: pd.DataFrame, test_source: str | None, folds: int | None) -> pd.DataFrame:
+    labels, sources = records["label"].tolist(), records["source"].tolist()
+    if folds is not None:
+        raise UserError("split.folds is not used with split=source; set split.folds=null")
+    if not isinstance(test_source, str):
+        names = ", ".join(sorted(filter(None, set(sources)))) or "not named in this data"
+        raise UserError(f"split=source needs the source to test on: set split.test_source=...; the sources are {names}")
+    if problem := held_out_problem(labels, sources, test_source):
+        reason = confounding_text(labels, sources)
+        raise UserError(
+            f"split.test_source={test_source} cannot be the test set: {problem}. {reason}".strip().rstrip(".")
+        )
+    return records.assign(split=(records["source"] == test_source).map({True: "test", False: ""}))
+
+
 def _splits(
     records: pd.DataFrame, by: str, val_share: float, test_share: float, folds: int | None, fold: int, seed: int
 ) -> pd.Series:
@@ -109,7 +136,7 @@ def _splits(
     if not has_val and not (split == "val").any():
         split = _hold_out(table, split, "val", round(1 / val_share), 0, by, seed + 1)
     split[split == ""] = "train"
-    _check_classes(table["label"], split)
+    _check_classes(table["label"], split, SPLITS if by != "source" else SPLITS[:2])
     return split.reindex(records.index)
 
 
@@ -118,6 +145,7 @@ def _hold_out(
 ) -> pd.Series:
     """Move fold ``fold`` of the records that are free (or given as train) to ``target``."""
     free = table[(split == "") | (split == "train")]
+    by = "patient" if by == "source" else by
     units = free["group"].groupby(free["label"]).nunique() if by == "patient" else free["label"].value_counts()
     if free.empty or units.min() < folds:
         counts = ", ".join(f"{label}: {count}" for label, count in sorted(units.items()))
@@ -139,8 +167,8 @@ def _hold_out(
 def _check_settings(
     by: str, val_share: float, test_share: float, folds: int | None, fold: int, seed: int, given: str
 ) -> None:
-    if by not in ("patient", "image", "leaky"):
-        raise UserError(f"split.by must be patient, image or leaky, not {by!r}")
+    if by not in ("patient", "image", "leaky", "source"):
+        raise UserError(f"split.by must be patient, image, leaky or source, not {by!r}")
     if given not in ("keep", "ignore"):
         raise UserError(f"split.given must be keep or ignore, not {given!r}")
     for key, share in (("val_share", val_share), ("test_share", test_share)):
@@ -154,11 +182,11 @@ def _check_settings(
         raise UserError(f"seed must be a whole number from 0 to 2^32 - 2, not {seed!r}")
 
 
-def _check_classes(labels: pd.Series, split: pd.Series) -> None:
+def _check_classes(labels: pd.Series, split: pd.Series, names: Sequence[str] = SPLITS) -> None:
     classes = sorted(labels.unique())
     if len(classes) < 2:
         raise UserError(f"the data has one class only ({', '.join(classes)}); a classifier needs at least two")
-    for name in SPLITS:
+    for name in names:
         present = set(labels[split == name])
         if missing := [label for label in classes if label not in present]:
             raise UserError(

@@ -2,9 +2,9 @@
 
 from rich.console import Console
 
-from covid_xray.data.audit.near_duplicates import limits
 from covid_xray.data.audit.report import AuditReport
 from covid_xray.data.split import SPLITS
+from covid_xray.metrics.intervals import Interval
 from covid_xray.reporting.tables import Table, console_table
 
 _SHOWN = 5
@@ -28,7 +28,9 @@ def show(report: AuditReport) -> None:
     )
     caption = "Association of the label with other factors (Cramér's V, 0 to 1)"
     console.print(console_table(Table(("factor", "V"), factors, caption)))
-    console.print(limits())
+    if report.source_only:
+        console.print(console_table(source_only_table(report)))
+    console.print(report.limits())
     for warning in report.warnings():
         console.print(f"Warning: {warning}.")
     leaks = len(report.leaks())
@@ -36,6 +38,29 @@ def show(report: AuditReport) -> None:
         console.print(f"{leaks} leak{'s' * (leaks != 1)} between splits: training refuses this data.")
     else:
         console.print("No leak between splits.")
+
+
+def source_only_table(report: AuditReport) -> Table:
+    """What a classifier that sees one factor of an image reaches on the test images."""
+    rows = []
+    for row in report.source_only:
+        accuracy = Interval(**{key: row["accuracy"][key] for key in ("value", "low", "high")})
+        by_class = ", ".join(
+            f"{name} {100 * found['value']:.0f} %"
+            for name, found in row["sensitivity"].items()
+            if found["value"] is not None
+        )
+        auroc = "not defined" if row["macro_auroc"] is None else f"{row['macro_auroc']:.3f}"
+        text = f"{accuracy.text(percent=True)}, {row['correct']:,} of {row['test_images']:,}"
+        rows.append((row["factor"], text, f"{100 * row['balanced_accuracy']:.1f} %", auroc, by_class))
+    first = report.source_only[0]
+    note = (
+        f"Learned from {first['learned_from']:,} images of train and val: class shares by value, with Laplace's rule. "
+        f"Always the most frequent class of the test images: {100 * first['no_information_rate']:.1f} % accuracy. A "
+        "model that does no better than this table need not read the lungs."
+    )
+    header = ("it sees only", "accuracy", "balanced accuracy", "macro AUROC", "sensitivity")
+    return Table(header, tuple(rows), "Test images: a classifier that sees one factor of an image", note)
 
 
 def _counts_table(report: AuditReport) -> Table:

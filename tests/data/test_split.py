@@ -80,8 +80,8 @@ def test_patient_with_images_of_two_classes_stays_in_one_split() -> None:
     [
         (records([("a", 1)] * 9 + [("b", 1)] * 3), {}, "too few patients .* found a: 9, b: 3; lower split.folds"),
         (records([("a", 3)] * 30), {}, "one class only"),
-        (BALANCED, {"by": "hospital"}, "split.by must be patient, image or leaky"),
-        (BALANCED, {"by": "article"}, "split.by must be patient, image or leaky"),
+        (BALANCED, {"by": "hospital"}, "split.by must be patient, image, leaky or source"),
+        (BALANCED, {"by": "article"}, "split.by must be patient, image, leaky or source"),
         (BALANCED, {"given": "drop"}, "split.given must be keep or ignore"),
         (BALANCED, {"folds": 1}, "split.folds must be"),
         (BALANCED, {"folds": True}, "split.folds must be"),

@@ -25,7 +25,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from covid_xray.errors import UserError
+from covid_xray.commands._build import build_records, resolve
+from covid_xray.errors import UserError, quote
 from covid_xray.files import resource_errors
 from covid_xray.runs.folder import is_main_process
 from covid_xray.sweeps.devices import claim_device, refuse_several_devices
@@ -157,6 +158,7 @@ def _begin(config: DictConfig) -> _Sweep:
     folder = Path(config.hydra.sweep.dir)
     held = lock_sweep(folder)
     _check_plugins(config)
+    _name_sources(config)
     params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     loader = GlobalHydra.instance().config_loader()
     lines = [*params, *config.hydra.overrides.task]
@@ -176,6 +178,32 @@ def _begin(config: DictConfig) -> _Sweep:
             if OmegaConf.select(sweeper, "sampler.seed") is not None:
                 sweeper.sampler.seed += before  # the same seed would repeat the trials that the study already holds
     return _Sweep(folder, config.get("objective") or "val/loss", planned, held)
+
+
+def _name_sources(config: DictConfig) -> None:
+    """Replace ``split.test_source: each`` by the sources of the data that can be test sets.
+
+    Raises:
+        UserError: If none can.
+    """
+    params = config.hydra.sweeper.get("params") or {}
+    if params.get("split.test_source") != "each":
+        return
+    from covid_xray.data.audit.sources import confounding_text, held_out_problem
+
+    records = build_records(resolve(OmegaConf.masked_copy(config, "data")))
+    labels, sources = records["label"].tolist(), records["source"].tolist()
+    problems = {name: held_out_problem(labels, sources, name) for name in sorted(filter(None, set(sources)))}
+    usable = [name for name, problem in problems.items() if not problem]
+    texts = [f"{name} is not tested on: {problem}" for name, problem in problems.items() if problem]
+    if not usable:
+        reasons = "; ".join(texts) or "the data names no sources: add a column source to the manifest"
+        text = f"sweep=sources: {reasons}. {confounding_text(labels, sources)}".strip()
+        raise UserError(text.rstrip("."))
+    for text in texts:
+        print(f"Warning: {text}.")
+    with read_write(config.hydra), open_dict(config.hydra):
+        params["split.test_source"] = ",".join(quote(name) for name in usable)
 
 
 def _check_plugins(config: DictConfig) -> None:

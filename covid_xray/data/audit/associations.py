@@ -31,24 +31,35 @@ def cramers_v(a: pd.Series, b: pd.Series) -> float | None:
     return float(min(1.0, np.sqrt(phi2 / least))) if least > 0 else None
 
 
+def factors(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """Factors of the images that are not medical, by name: one category for each image.
+
+    Args:
+        table: Columns ``source``, ``view``, ``file``, ``width``, ``height``. Without ``view``, it is unknown; without
+            the last two, there are no factors ``size`` and ``aspect``.
+    """
+    found = {
+        "source": table["source"].replace("", "unknown"),
+        "view": table.get("view", pd.Series("", index=table.index)).replace("", "unknown"),
+        "file type": table["file"].str.lower().str.extract(r"(\.[a-z0-9]+)$", expand=False).fillna("none"),
+    }
+    if "width" in table:
+        found["size"] = _binned(table["width"].astype(float) * table["height"])
+        found["aspect"] = _binned((table["width"] / table["height"]).round(2))
+    return found
+
+
 def associations(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Compute the association of the label with every factor, strongest first.
 
     Args:
-        table: Columns ``label``, ``source``, ``view``, ``file``, ``width``, ``height``.
+        table: Column ``label`` and those of `factors`.
 
     Returns:
         For each factor: ``factor`` (name), ``cramers_v`` (None if the factor is constant), ``categories`` (number of
         images by label and category) and ``warning`` (a sentence, or empty).
     """
-    factors = {
-        "source": table["source"].replace("", "unknown"),
-        "view": table["view"].replace("", "unknown"),
-        "file type": table["file"].str.lower().str.extract(r"(\.[a-z0-9]+)$", expand=False).fillna("none"),
-        "size": _binned(table["width"].astype(float) * table["height"]),
-        "aspect": _binned((table["width"] / table["height"]).round(2)),
-    }
-    found = [_association(name, table["label"], values) for name, values in factors.items()]
+    found = [_association(name, table["label"], values) for name, values in factors(table).items()]
     return sorted(found, key=lambda row: -(row["cramers_v"] or 0))
 
 

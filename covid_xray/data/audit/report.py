@@ -5,7 +5,7 @@ meaningless. If the source is associated with the label, a classifier can use it
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain, pairwise
 from pathlib import Path
@@ -24,6 +24,7 @@ from covid_xray.data.audit.near_duplicates import (
     find_near_duplicates,
     limits,
 )
+from covid_xray.data.audit.source_only import source_only_scores
 from covid_xray.data.cache import Images, read_images
 from covid_xray.errors import UserError
 
@@ -43,6 +44,8 @@ class AuditReport:
         label_conflicts: Groups of the same or near-same image under several labels: paths by label.
         counts: Images and patients: in all, by class, by split and class, by source and class.
         associations: See `covid_xray.data.audit.associations.associations`.
+        source_only: See `covid_xray.data.audit.source_only.source_only_scores`.
+        images_read: Whether the images were read; else nothing is known about copies and unreadable images.
         thresholds: The limits for near duplicates.
     """
 
@@ -54,6 +57,8 @@ class AuditReport:
     label_conflicts: list[Members]
     counts: dict[str, Any]
     associations: list[dict[str, Any]]
+    source_only: list[dict[str, Any]] = field(default_factory=list)
+    images_read: bool = True
     thresholds: dict[str, float] = field(
         default_factory=lambda: {
             "hash_bits": 256,
@@ -122,6 +127,8 @@ class AuditReport:
 
         crossing = self.patients_across_splits
         patients = [f"{name} ({line})" for name, line in zip(crossing, sides(crossing.values()), strict=True)]
+        if not self.images_read:
+            return {"same patient in several splits": patients}
         return {
             "unreadable images": [f"{path}: {reason}" for path, reason in self.unreadable.items()],
             "exact duplicates (same pixels)": [" = ".join(row) for row in self.exact_duplicates],
@@ -131,12 +138,18 @@ class AuditReport:
             "same image, different labels": sides(self.label_conflicts),
         }
 
+    def limits(self) -> str:
+        """What the audit does not find, in a sentence."""
+        return limits() if self.images_read else "The images were not read, so copies of images are not searched."
+
     def to_markdown(self, shown: int = 5) -> str:
         """Number of findings, warnings, and the first findings of each kind."""
         rows = [f"| {name} | {len(lines)} |" for name, lines in self.findings().items()]
         details = [f"- {name}: `{line}`" for name, lines in self.findings().items() for line in lines[:shown]]
         warnings = [f"- **{warning}**" for warning in self.warnings()]
-        return "\n".join(["| finding | number |", "|---|---:|", *rows, "", *warnings, "", *details, "", limits()])
+        scores = [f"- {source_only_text(row)}" for row in self.source_only]
+        lines = ["| finding | number |", "|---|---:|", *rows, "", *warnings, "", *scores, "", *details, ""]
+        return "\n".join([*lines, self.limits()])
 
     def to_json(self) -> str:
         """The report as JSON text."""
@@ -148,6 +161,7 @@ def audit_records(
     images: Images | None = None,
     audit_cache: str | Path | None = None,
     workers: int | None = None,
+    read: bool = True,
 ) -> AuditReport:
     """Audit a table of images: duplicates, leaks between splits, label conflicts, associations.
 
@@ -157,22 +171,28 @@ def audit_records(
         images: What was read of the images; None: read them now.
         audit_cache: Folder that keeps fingerprints between audits; None: keep none.
         workers: Number of threads; None for the number of cores, at most 8.
+        read: False audits the table alone: counts, patients, associations. The images need not exist; their sizes are
+            the columns ``width`` and ``height``, if all images have them.
     """
+    if not read:
+        return _audit(records, None)
     files = records["file"].tolist()
     if images is None:
         images = read_images(files, audit_cache, workers=workers)
     return _audit(records, images.select(files).fingerprints)
 
 
-def _audit(records: pd.DataFrame, fingerprints: Fingerprints) -> AuditReport:
-    table = records.reset_index(drop=True).assign(width=fingerprints.width, height=fingerprints.height)
-    if "view" not in table:
-        table["view"] = ""
-    readable = np.flatnonzero(fingerprints.reason == b"")
-    exact, near, same = _duplicates(fingerprints, readable)
+def _audit(records: pd.DataFrame, fingerprints: Fingerprints | None) -> AuditReport:
+    table = records.reset_index(drop=True)
+    if fingerprints is None:
+        table, readable = _with_listed_sizes(table), np.arange(len(table))
+    else:
+        table = table.assign(width=fingerprints.width, height=fingerprints.height)
+        readable = np.flatnonzero(fingerprints.reason == b"")
+    exact, near, same = ([], [], []) if fingerprints is None else _duplicates(fingerprints, readable)
     paths = table["path"].tolist()
     return AuditReport(
-        unreadable=reasons(fingerprints, paths),
+        unreadable={} if fingerprints is None else reasons(fingerprints, paths),
         exact_duplicates=[[paths[row] for row in group] for group in exact],
         near_duplicates=[[paths[row] for row in group] for group in near],
         patients_across_splits=_patients_across_splits(table),
@@ -180,6 +200,28 @@ def _audit(records: pd.DataFrame, fingerprints: Fingerprints) -> AuditReport:
         label_conflicts=_across(table, same, "label"),
         counts=_counts(table),
         associations=associations(table.loc[readable]) if len(readable) else [],
+        source_only=source_only_scores(table.loc[readable].drop_duplicates("path", keep="last")),
+        images_read=fingerprints is not None,
+    )
+
+
+def _with_listed_sizes(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with numbers in ``width`` and ``height``, or without these columns if an image lacks them."""
+    sides = [name for name in ("width", "height") if name in table]
+    numbers = table[sides].apply(pd.to_numeric, errors="coerce")
+    if len(sides) == 2 and (numbers > 0).all(axis=None):
+        return table.assign(width=numbers["width"], height=numbers["height"])
+    return table.drop(columns=sides)
+
+
+def source_only_text(row: Mapping[str, Any]) -> str:
+    """A score of `covid_xray.data.audit.source_only.source_only_scores` as a sentence."""
+    value, low, high = (100 * row["accuracy"][key] for key in ("value", "low", "high"))
+    auroc = "" if row["macro_auroc"] is None else f" and a macro AUROC of {row['macro_auroc']:.3f}"
+    return (
+        f"a classifier that sees only the {row['factor']} has an accuracy of {value:.1f} % ({low:.1f} to {high:.1f} %; "
+        f"{row['correct']} of {row['test_images']} test images), a balanced accuracy of "
+        f"{100 * row['balanced_accuracy']:.1f} %{auroc}"
     )
 
 
