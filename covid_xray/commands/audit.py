@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from covid_xray.commands._build import build_records, resolve
+from covid_xray.commands._build import build_records, resolve, split_records
 from covid_xray.files import write_atomically, write_failure
-from covid_xray.runs.config import build
 
 if TYPE_CHECKING:
     from covid_xray.data.audit.report import AuditReport
@@ -20,10 +19,11 @@ def run(cfg: DictConfig) -> None:
     from covid_xray.data.cache import read_images
     from covid_xray.reporting.audit import show
 
-    records = build_records(config)
-    images = read_images(records["file"].tolist(), config["audit_cache"])
-    records = build(config, "split", records=records, images=images, seed=config["seed"])
-    report, output = audit_records(records, images), Path(cfg.output)
+    records = build_records(config, need_images=False)
+    read = config["data"].get("images", True)
+    images = read_images(records["file"].tolist(), config["audit_cache"]) if read else None
+    records = split_records(config, records, images)
+    report, output = audit_records(records, images, read=read), Path(cfg.output)
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / "audit.json", report.to_json())
@@ -35,13 +35,9 @@ def run(cfg: DictConfig) -> None:
 
 
 def _write_tensorboard(report: "AuditReport", output: Path) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
     from covid_xray.plots.audit import audit_figure
-    from covid_xray.runs.folder import EVENTS
+    from covid_xray.reporting.events import event_file
 
-    for old in output.glob(EVENTS):
-        old.unlink()
-    with SummaryWriter(str(output)) as writer:
+    with event_file(output) as writer:
         writer.add_text("audit", report.to_markdown())
         writer.add_figure("audit/associations", audit_figure(report))
