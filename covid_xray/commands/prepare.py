@@ -18,6 +18,9 @@ def run(cfg: DictConfig) -> None:
     views = OmegaConf.to_container(cfg.views) if OmegaConf.is_list(cfg.views) else cfg.views
     if views is not None and not isinstance(views, list):
         raise UserError(f"views must be a list such as [PA, AP], or null, not {views!r}")
+    findings = OmegaConf.to_container(cfg.findings) if OmegaConf.is_dict(cfg.findings) else cfg.findings
+    if findings is not None and not (isinstance(findings, dict) and all(map(_is_name, findings.values()))):
+        raise UserError(f"findings must map findings to classes, as {{Pneumonia: pneumonia}}, not {findings!r}")
     prepared = prepare(
         dataset=str(cfg.dataset),
         source=Path(str(cfg.source)),
@@ -28,11 +31,18 @@ def run(cfg: DictConfig) -> None:
         min_size=cfg.min_size,
         max_rejected=cfg.max_rejected,
         workers=cfg.num_workers,
+        lists_only=cfg.lists_only,
+        findings=None if findings is None else {str(name): str(label) for name, label in findings.items()},
+        uncertain=str(cfg.uncertain),
     )
-    _show(prepared)
+    _show(prepared, cfg.lists_only)
 
 
-def _show(prepared: "Prepared") -> None:
+def _is_name(label: object) -> bool:
+    return isinstance(label, str | int | float) and not isinstance(label, bool) and bool(str(label).strip())
+
+
+def _show(prepared: "Prepared", lists_only: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -50,4 +60,8 @@ def _show(prepared: "Prepared") -> None:
         console.print(f"Rejected: {count} x {reason}")
     console.print(f"Rejected in total: {len(rejected)} of {len(accepted) + len(rejected)}, listed in rejected.csv")
     console.print(f"Manifest: {prepared.manifest}")
-    console.print(f"Train:    covid-xray train data=manifest {override('data.manifest', str(prepared.manifest))}")
+    manifest = override("data.manifest", str(prepared.manifest))
+    if lists_only:
+        console.print(f"Audit:    covid-xray audit data=manifest {manifest} data.images=false output=outputs/audit")
+    else:
+        console.print(f"Train:    covid-xray train data=manifest {manifest}")

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,14 +13,18 @@ import pandas as pd
 from covid_xray.data.folder import compile_patient_regex, find_patients
 from covid_xray.data.images.grey import ImageError, read_bytes
 from covid_xray.data.images.read import read_image
-from covid_xray.data.importers import importer
+from covid_xray.data.importers import default_classes, importer, locate
+from covid_xray.data.importers.findings import check_findings, label_findings
 from covid_xray.data.parallel import map_files
 from covid_xray.errors import CONTROL, UserError
 from covid_xray.files import spreadsheet_text, write_atomically, write_failure
 
 _COLUMNS = ("path", "label", "patient_id", "source", "view", "sha256", "width", "height")
 # Beginnings of the reasons of what is left out on purpose.
-_ON_PURPOSE = ("its view is not one of", "it is a CT", "it is hidden", "it contains ", "it is a link to a folder")
+_ON_PURPOSE = (
+    *("its view is not one of", "it is a CT", "it is hidden", "it contains ", "it is a link to a folder"),
+    *("its findings are ", "its projection is EXCLUDE"),
+)
 _TEXT = ("path", "label", "patient_id", "source", "view", "split", "row", "reason")
 
 
@@ -58,6 +62,9 @@ def prepare(
     min_size: int = 32,
     max_rejected: float = 0.05,
     workers: int | None = None,
+    lists_only: bool = False,
+    findings: Mapping[str, str] | None = None,
+    uncertain: str = "reject",
 ) -> Prepared:
     """Read a collection, check every image, and write ``manifest.csv`` and ``rejected.csv``.
 
@@ -71,8 +78,12 @@ def prepare(
             kept.
         min_size: Minimum number of pixels of the shorter side.
         max_rejected: Maximum share of the images that may be rejected. Those that are left out on purpose do not count:
-            other views, CT, hidden files, and folders of masks.
+            other views, CT, hidden files, folders of masks, and findings without one class.
         workers: Number of threads; see `covid_xray.data.parallel.map_files`.
+        lists_only: Make the manifest from the publisher's lists, without the images: for an audit of the lists.
+        findings: Class of each finding, for collections with several findings per image; see
+            `covid_xray.data.importers.findings`. None for the importer's own.
+        uncertain: What an uncertain finding counts as: ``reject``, ``positive`` or ``negative``.
 
     Raises:
         UserError: If a setting is not valid, the source does not have the expected layout, or more images are rejected
@@ -86,21 +97,31 @@ def prepare(
         raise UserError(f"min_size must be a whole number of at least 1, not {min_size!r}")
     if isinstance(max_rejected, bool) or not isinstance(max_rejected, int | float) or not 0 <= max_rejected <= 1:
         raise UserError(f"max_rejected must be from 0 to 1, not {max_rejected!r}")
+    if not isinstance(lists_only, bool):
+        raise UserError(f"lists_only must be true or false, not {lists_only!r}")
     if not source.is_dir():
         raise UserError(f"source={source} is not a folder; give the folder of the {dataset} collection")
-    table = _complete(read(source), source)
+    table = read(source)
+    if "findings" in table:
+        check_findings(table, findings or ())
+        table = label_findings(table, findings or default_classes(dataset), uncertain)
+    elif findings is not None:
+        raise UserError(f"dataset={dataset} has one label per image: leave findings out, and use data.class_map=...")
+    table = _complete(table, source)
     if splits == "none":
         table["split"] = ""
     if patient_regex is not None:
         listed = table["reason"] == ""
         found = find_patients(table["path"][listed], patient_regex, table["patient_id"][listed], f"source={source}")
         table["patient_id"] = found.reindex(table.index).fillna(table["patient_id"])
-    table = _check(_reject_rows(table, source, views), min_size, workers)
+    table = _reject_rows(table, source, views)
+    table = table if lists_only else _check(table, min_size, workers)
     table["path"] = _relative(table["file"].tolist(), output)
     good = table["reason"] == ""
     table["patient_id"] = table["patient_id"].where(table["patient_id"] != "", table["path"])
     extra = [name for name in table if name not in (*_COLUMNS, "file", "reason", "row")]
-    accepted = table.loc[good, [*_COLUMNS, *(name for name in extra if name != "split" or table["split"].any())]]
+    columns = [name for name in _COLUMNS if name in table]
+    accepted = table.loc[good, [*columns, *(name for name in extra if name != "split" or table["split"].any())]]
     rejected = table.loc[~good, ["path", "label", "row", "reason"]]
     _write(output / "rejected.csv", rejected.map(spreadsheet_text))
     if accepted.empty:
@@ -140,6 +161,8 @@ def _complete(table: pd.DataFrame, source: Path) -> pd.DataFrame:
     table = table.reset_index(drop=True)
     for column in _TEXT:
         table[column] = table[column].fillna("").astype(str) if column in table else ""
+    usable = table["reason"] == ""
+    table.loc[usable, "path"] = locate(table.loc[usable, "path"].tolist(), source)
     root = os.path.abspath(source)  # noqa: PTH100
     return table.assign(file=[os.path.normpath(os.path.join(root, path)) for path in table["path"]])  # noqa: PTH118
 

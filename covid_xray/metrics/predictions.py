@@ -186,7 +186,9 @@ def read_predictions(file: str | Path) -> Predictions:
     """
     try:
         content = io.BytesIO(read_bytes(Path(file), _MAX_BYTES))
-        table = pd.read_csv(content, dtype={"path": str, "patient": str, "label": str}, keep_default_na=False)
+        types = {"path": str, "patient": str, "label": str}
+        # pandas 2 rounds the last bit otherwise.
+        table = pd.read_csv(content, dtype=types, keep_default_na=False, float_precision="round_trip")
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read as predictions: {' '.join(str(error).split())}") from None
     names = [column.removeprefix(PREFIX) for column in table.columns if column.startswith(PREFIX)]

@@ -64,7 +64,7 @@ def ready(dataset: str, root: Path, **settings: object) -> tuple[Prepared, dict[
 
 
 def test_every_importer_is_found_and_documented() -> None:
-    assert importers() == ["cohen", "covidx", "darkcovid", "folder", "kermany", "nih", "radiography", "rsna"]
+    assert {"cohen", "covidx", "darkcovid", "folder", "kermany", "nih", "radiography", "rsna"} < set(importers())
     for name in importers():
         documentation = __import__(f"covid_xray.data.importers.{name}", fromlist=["read"]).__doc__
         assert documentation is not None
@@ -170,6 +170,28 @@ def test_covidx_patients_of_two_words(tmp_path: Path) -> None:
         "COVID-19 (2).png": ("covid-19", "sirm-COVID-19 2", "train"),
         "n.png": ("normal", "rsna-aa-1", "train"),
     }
+
+
+def test_covidx_lists_without_images(tmp_path: Path) -> None:
+    root = tmp_path / "lists"
+    sirm = ["COVID 1 COVID(1).png COVID-19 sirm", "COVID 2 COVID-19 (2).png COVID-19 sirm"]
+    text(root / "train.txt", *sirm, "3 n.png normal")
+    text(root / "test.txt", "P7 COVID-19 (7).png COVID-19", "4 m.png normal cohen", "4 m.png normal cohen")
+    sentence = "1 of 6 images .* listed a second time"
+    with pytest.raises(UserError, match=sentence):
+        prepare("covidx", root, tmp_path / "prepared", lists_only=True)
+    prepared = prepare("covidx", root, tmp_path / "prepared", lists_only=True, max_rejected=0.2)
+    table = read_manifest(prepared.manifest, images=False)
+    assert table[["patient_id", "split"]].apply(tuple, axis=1).tolist() == [
+        ("covidx-P7", "test"),
+        ("cohen-4", "test"),
+        ("sirm-COVID 1", "train"),
+        ("sirm-COVID 2", "train"),
+        ("covidx-3", "train"),
+    ]
+    assert not {"width", "height", "sha256"} & set(table.columns)
+    with pytest.raises(UserError, match="lists_only must be true or false"):
+        prepare("covidx", root, tmp_path / "prepared", lists_only="yes")  # type: ignore[arg-type]
 
 
 def test_covidx_positive_among_three_classes(tmp_path: Path) -> None:
@@ -419,7 +441,7 @@ def test_wrong_folder(dataset: str, tmp_path: Path) -> None:
 def test_wrong_settings(settings: dict[str, object], word: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=word):
         prepare("folder", tree(tmp_path / "in", "a/1.png"), tmp_path / "out", **settings)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="use one of cohen"):
+    with pytest.raises(UserError, match="use one of actualmed"):
         prepare("nothing", tmp_path, tmp_path)
 
 
@@ -492,7 +514,7 @@ def test_command(covid_xray: Callable[..., subprocess.CompletedProcess[str]], wo
     assert set(workplace.iterdir()) - before == {workplace / "ready"}
     wrong = covid_xray("prepare", "dataset=none", f"source={root}", "output=ready")
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("covid-xray: dataset='none' is not known; use one of cohen")
+    assert wrong.stderr.startswith("covid-xray: dataset='none' is not known; use one of actualmed")
 
 
 def test_paths_with_special_characters_of_hydra(
@@ -500,10 +522,8 @@ def test_paths_with_special_characters_of_hydra(
 ) -> None:
     odd = "o'ü [1]=a, b"
     tree(workplace / odd, "a/1.png", "b/2.png")
-    refused = covid_xray("prepare", "dataset=folder", f"source={odd}", "output=odd")
-    assert refused.returncode == 2
-    assert """two pairs of quotes: 'data.root="a=b, c"'""" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    typed_as_it_is = covid_xray("prepare", "dataset=folder", f"source={odd}", "output=odd")
+    assert typed_as_it_is.returncode == 0, typed_as_it_is.stderr
     done = covid_xray("prepare", "dataset=folder", f'source="{odd}"', f'output="{odd}/out"')
     assert done.returncode == 0, done.stderr
     typed = shlex.split(done.stdout.splitlines()[-1].removeprefix("Train:"))

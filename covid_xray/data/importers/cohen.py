@@ -23,12 +23,23 @@ _UNKNOWN = ("", "todo", "unknown", "nan")
 
 def read(source: Path) -> pd.DataFrame:
     """List the images of the metadata."""
-    metadata = read_table(one_file(source, "metadata.csv"), ("finding", "view", "filename"))
+    return read_metadata(source, "covid-chestxray-dataset", "cohen", "filename")
+
+
+def read_metadata(source: Path, name: str, prefix: str, image: str) -> pd.DataFrame:
+    """List the images of a ``metadata.csv`` with the columns of this collection, which others use too.
+
+    Args:
+        source: Folder of the collection.
+        name: Name of the collection.
+        prefix: Of its patients.
+        image: Column with the file names.
+    """
+    metadata = read_table(one_file(source, "metadata.csv"), ("finding", "view", image))
     metadata.columns = metadata.columns.str.lower()
     for column in ("patientid", "modality", "folder", "offset", "sex", "age", "location"):
         if column not in metadata:
             metadata[column] = ""
-    metadata["filename"] = metadata["filename"].str.strip()
     folder = metadata["folder"].str.strip().replace("", "images")
     is_ct = metadata["modality"].str.upper().eq("CT") | metadata["view"].str.contains(r"CT|Axial|Coronal", regex=True)
     label = metadata["finding"].map(label_of)
@@ -36,10 +47,10 @@ def read(source: Path) -> pd.DataFrame:
     patient = metadata["patientid"].str.strip()
     return pd.DataFrame(
         {
-            "path": folder + "/" + metadata["filename"],
+            "path": folder + "/" + metadata[image].str.strip(),
             "label": label,
-            "patient_id": ("cohen-" + patient).where(patient != "", ""),
-            "source": "covid-chestxray-dataset",
+            "patient_id": (f"{prefix}-" + patient).where(patient != "", ""),
+            "source": name,
             "view": metadata["view"].str.strip(),
             "row": metadata["row"],
             "reason": reason.mask(is_ct, "it is a CT, not an X-ray"),

@@ -4,8 +4,8 @@ Layout: ``train/``, ``test/`` and optionally ``val/`` with the images; next to t
 named ``train*.txt``, ``test*.txt``, ``val*.txt``. A line is ``patient file class [source]``, with three classes
 (``normal``, ``pneumonia``, ``COVID-19``) or two (``positive``, ``negative``). Older lists have no source. The split is
 kept. Patient and file may both have several words (``COVID 1 COVID(1).png``): the file is what exists in the folder of
-the split. Among three classes, ``positive`` is COVID-19, and ``negative`` is rejected, because it may be either of the
-two others.
+the split; without images, the last word, with the word before it if it begins with a bracket. Among three classes,
+``positive`` is COVID-19, and ``negative`` is rejected, because it may be either of the two others.
 
 The oldest lists (COVIDx 1, March 2020) have four classes. Later lists call ``bacteria`` and ``viral`` ``pneumonia``.
 So does this importer; the column ``pathogen`` keeps the distinction. The normal and pneumonia images of these lists
@@ -20,13 +20,14 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from covid_xray.data.importers import kermany, split_folders
+from covid_xray.data.importers import figure1, kermany, split_folders
 from covid_xray.errors import UserError
 
 _PATHOGENS = {"bacteria": "bacteria", "viral": "virus"}
 _LABELS = {name: name for name in ("normal", "pneumonia", "covid-19", "positive", "negative")}
 _LABELS |= dict.fromkeys(_PATHOGENS, "pneumonia")
 _LINE = re.compile(rf"^(?P<words>\S+ .+) (?P<label>{'|'.join(_LABELS)})(?: (?P<source>\S+))?$", re.IGNORECASE)
+_FILE = re.compile(r"^(?P<patient>.+?) (?P<file>\S+(?: \(\S*)?)$")
 _COLUMNS = ["path", "label", "patient_id", "source", "view", "split", "row", "reason", "pathogen"]
 
 
@@ -45,7 +46,7 @@ def read(source: Path) -> pd.DataFrame:
             ]
     if not rows:
         raise UserError(f"source={source} contains no train*.txt, val*.txt or test*.txt with COVIDx lines")
-    table = pd.DataFrame(rows, columns=_COLUMNS).fillna("")
+    table = pd.DataFrame(rows, columns=_COLUMNS, dtype=object).fillna("")
     if table["label"].isin(["normal", "pneumonia", "covid-19"]).any():
         negative = table["label"] == "negative"
         table["label"] = table["label"].replace({"positive": "covid-19"})
@@ -73,13 +74,16 @@ def _row(line: str, source: Path, folder: str, split: str, number: str) -> dict[
     words = match["words"].split(" ")
     parts = [(" ".join(words[:end]), " ".join(words[end:])) for end in range(1, len(words))]
     exists = ((patient, file) for patient, file in parts if len(parts) == 1 or (source / folder / file).is_file())
-    patient, file = next(exists, parts[0])
+    guess = _FILE.match(match["words"])
+    patient, file = next(exists, parts[0] if guess is None else (guess["patient"], guess["file"]))
     label, child = match["label"].lower(), kermany.patient_of(PurePosixPath(file).stem)
     origin = "kermany" if child else (match["source"] or "").lower()
+    if origin == "fig1":
+        patient = figure1.patient_of(patient)
     return {
         "path": f"{folder}/{file}",
         "label": _LABELS[label],
-        # The prefix "cohen" gives images of covid-chestxray-dataset the same patients as the importer `cohen`.
+        # The source as prefix gives an image the same patient as the importer of its collection.
         "patient_id": child or f"{origin or 'covidx'}-{patient}",
         "source": origin,
         "split": split,
