@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from lightning import Callback
 
+    from covid_xray.data.cache import Images
     from covid_xray.data.datamodule import XrayDataModule
     from covid_xray.training.loggers import LoggerFactory
     from covid_xray.training.module import XrayClassifier
@@ -46,16 +47,32 @@ def build_schedule(config: Config) -> Schedule:
     return schedule
 
 
-def build_records(config: Config) -> "pd.DataFrame":
+def build_records(config: Config, need_images: bool = True) -> "pd.DataFrame":
     """The table of images.
 
+    Args:
+        config: The configuration.
+        need_images: Whether the command opens the images.
+
     Raises:
-        UserError: If it is empty.
+        UserError: If the table is empty, or lists images that need not exist and the command opens them.
     """
+    if need_images and config["data"].get("images") is False:
+        raise UserError("data.images=false is for audit only, because the other commands open the images; leave it out")
     records: pd.DataFrame = build(config, "data")
     if records.empty:
         raise UserError("data: the data set is empty")
     return records
+
+
+def split_records(config: Config, records: "pd.DataFrame", images: "Images | None") -> "pd.DataFrame":
+    """The records with their splits, which depend on ``split.seed``, or on the seed of the run if that is null."""
+    settings = dict(config["split"])
+    seed = settings.pop("seed", None)
+    found: pd.DataFrame = build(
+        {"split": settings}, "split", records=records, images=images, seed=config["seed"] if seed is None else seed
+    )
+    return found
 
 
 def build_data(config: Config, schedule: Schedule) -> "XrayDataModule":
@@ -67,7 +84,7 @@ def build_data(config: Config, schedule: Schedule) -> "XrayDataModule":
     records = build_records(config)
     files, cache = records["file"].tolist(), cache_folder(settings["cache"])
     images = read_images(files, settings["audit_cache"], cache, schedule.max_image_size)
-    records = build(config, "split", records=records, images=images, seed=config["seed"])
+    records = split_records(config, records, images)
     sampler = build(config, "sampler")
     data = XrayDataModule(records, schedule, augment, seed=config["seed"], sampler=sampler, images=images, **settings)
     data.setup()
