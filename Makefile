@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-all check format bench bench-data clean
+.PHONY: demo test test-all check format docs dist bench bench-data clean
 
 demo: $(READY)  ## the whole recipe on drawn chests, in minutes
 	$(BIN)/covid-xray train experiment=demo run_dir=outputs/demo
@@ -25,6 +25,26 @@ check: $(READY)  ## style and types
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY)  ## the documentation, in build/docs; no network is needed
+	$(BIN)/sphinx-build -q -n -W --keep-going -c docs . build/docs
+	@echo build/docs/index.html
+
+# The wheel is made from the source archive, so both are tested. The new environment borrows the packages of .venv, which
+# are too large to install twice, but not this checkout.
+CLEAN := build/dist/bin/python
+SITE := 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
+dist: $(READY)  ## source archive and wheel; in an empty environment, the wheel trains experiment=tiny
+	rm -rf dist build/dist
+	$(BIN)/python -m hatchling build -t sdist -d dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --no-cache-dir --wheel-dir dist dist/*.tar.gz
+	$(BIN)/python -m venv build/dist
+	$(CLEAN) -m pip install --quiet --no-deps dist/*.whl
+	$(BIN)/python -c $(SITE) > "$$($(CLEAN) -c $(SITE))/packages-of-venv.pth"
+	cd build/dist && bin/python -c 'import covid_xray; assert "build/dist" in covid_xray.__file__, covid_xray.__file__'
+	cd build/dist && bin/covid-xray train experiment=tiny run_dir=run
+	ls dist
 
 # fastai needs an environment of its own; FASTAI_PYTHON=... names one that is there already.
 FASTAI_PYTHON ?= build/fastai-venv/bin/python

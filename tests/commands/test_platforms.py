@@ -29,6 +29,8 @@ FUNCTIONS = {
     *("fork", "forkpty", "getuid", "geteuid", "killpg", "nice", "posix_fallocate", "pread", "pwrite", "statvfs"),
     *("sched_getaffinity", "sysconf", "uname", "alarm", "SIGALRM", "SIGKILL", "SIGUSR1", "SIGHUP"),
 }
+ON_POSIX = pytest.mark.skipif(os.name != "posix", reason="this system has nothing to hide")
+SYSTEMS = [False, pytest.param(True, marks=ON_POSIX)]
 # Holds a lock until its input is closed.
 HOLD = """
 import sys
@@ -68,7 +70,7 @@ def test_nothing_of_one_system_is_used_unguarded(path: Path) -> None:
             assert guarded or node.attr not in FUNCTIONS, node.attr
 
 
-@pytest.mark.parametrize("hidden", [False, True], ids=["fcntl", "msvcrt"])
+@pytest.mark.parametrize("hidden", SYSTEMS, ids=["this system", "msvcrt"])
 def test_a_lock_excludes_other_processes_until_its_process_ends(tmp_path: Path, hidden: bool) -> None:
     file = tmp_path / "lock"
     with holder(file, hidden) as (first, _):
@@ -97,7 +99,7 @@ def no_locks(descriptor: int, mode: int, size: int) -> None:
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
-@pytest.mark.parametrize("hidden", [False, True], ids=["fcntl", "msvcrt"])
+@pytest.mark.parametrize("hidden", SYSTEMS, ids=["this system", "msvcrt"])
 def test_a_waiting_lock_waits_and_says_for_what(tmp_path: Path, hidden: bool) -> None:
     code = (
         "import sys, time; from pathlib import Path; from covid_xray.files import waiting_lock\n"
@@ -123,7 +125,7 @@ def test_bytes_at_an_offset_without_pread(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.delattr(os, "pread", raising=False)
     monkeypatch.delattr(os, "pwrite", raising=False)
     parts = {number * 5000: bytes([number]) * 5000 for number in range(200)}
-    descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0))
     try:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda offset: write_at(descriptor, parts[offset], offset), parts))
@@ -167,6 +169,7 @@ def test_batches_are_the_same_however_a_worker_is_started(
         assert torch.equal(alone[1], worker[1])
 
 
+@ON_POSIX
 @pytest.mark.slow
 def test_a_run_without_what_windows_lacks_has_the_same_weights(covid_xray: Command, tiny_run: Path) -> None:
     hidden = {"PYTHONPATH": environment(hidden=True)["PYTHONPATH"]}
