@@ -16,6 +16,7 @@ from covid_xray.errors import UserError
 from covid_xray.networks.layer_groups import LayeredNetwork
 
 FILE_ENDINGS = (".pt", ".pth", ".safetensors", ".ckpt", ".tar", ".bin")
+CLASS_NAMES = "class_names"  # key of a checkpoint
 # Keys under which published files keep their tensors.
 _NESTED = ("state_dict", "model_state_dict", "model")
 
