@@ -12,18 +12,28 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from covid_xray.data.audit.near_duplicates import THUMBNAIL, Hashes, traits
+from covid_xray.data.audit.near_duplicates import (
+    MIN_EVEN_CORRELATION,
+    THUMBNAIL,
+    Hashes,
+    Pairs,
+    evened,
+    find_near_duplicates,
+    traits,
+)
 from covid_xray.data.images.grey import GreyImage, ImageError
 from covid_xray.data.images.read import read_image
 from covid_xray.data.parallel import map_files
 from covid_xray.files import waiting_lock
 
-_VERSION = 2  # to be raised when `read_image` gives other pixels, or `traits` another hash
+_VERSION = 3  # to be raised when `read_image` gives other pixels, or `traits` another hash
 _SAVE_SECONDS = 60.0
 _FIELDS = {
     "pixels": np.dtype("S32"),
     "hash": np.dtype((np.uint64, 4)),
     "thumbnail": np.dtype((np.uint8, (THUMBNAIL, THUMBNAIL))),
+    "even_hash": np.dtype((np.uint64, 4)),
+    "even_thumbnail": np.dtype((np.uint8, (THUMBNAIL, THUMBNAIL))),
     "width": np.dtype(np.int32),
     "height": np.dtype(np.int32),
     "reason": np.dtype("S300"),
@@ -38,6 +48,8 @@ class Fingerprints(NamedTuple):
         pixels: Digest of the decoded pixels and their shape, 32 hexadecimal digits.
         hash: Perceptual hash (n, 4), uint64.
         thumbnail: Resized image (n, 32, 32), uint8.
+        even_hash: Perceptual hash of the evened image (n, 4), uint64.
+        even_thumbnail: The evened image (n, 32, 32), uint8.
         width: Columns.
         height: Rows.
         reason: Why the image cannot be read, UTF-8, or empty.
@@ -46,6 +58,8 @@ class Fingerprints(NamedTuple):
     pixels: NDArray[np.bytes_]
     hash: Hashes
     thumbnail: NDArray[np.uint8]
+    even_hash: Hashes
+    even_thumbnail: NDArray[np.uint8]
     width: NDArray[np.int32]
     height: NDArray[np.int32]
     reason: NDArray[np.bytes_]
@@ -68,7 +82,7 @@ def fingerprint_files(
 
     Args:
         files: Image files.
-        cache: Folder of the cache, made if missing; None: read every file. The cache holds 1.4 kB per image and
+        cache: Folder of the cache, made if missing; None: read every file. The cache holds 2.5 kB per image and
             knows a file by path, size and modification time. It is saved every minute. Unreadable files are tried
             again each time. A damaged cache is made again; a cache that cannot be written is not used.
         workers: Number of threads; None for the number of cores, at most 8.
@@ -120,10 +134,18 @@ def fingerprint(file: str, keep: Callable[[str, GreyImage], None] | None = None)
         return row
     row["pixels"] = pixel_digest(image)
     row["hash"], row["thumbnail"] = traits(image)
+    row["even_hash"], row["even_thumbnail"] = traits(evened(image))
     row["height"], row["width"] = image.shape
     if keep is not None:
         keep(file, image)
     return row
+
+
+def near_duplicates(found: Fingerprints) -> Pairs:
+    """Sorted pairs of images that look alike, as they are or evened; see `find_near_duplicates`."""
+    pairs = find_near_duplicates(found.hash, found.thumbnail)
+    even = find_near_duplicates(found.even_hash, found.even_thumbnail, min_correlation=MIN_EVEN_CORRELATION)
+    return np.unique(np.concatenate([pairs, even]), axis=0)
 
 
 @contextlib.contextmanager

@@ -16,12 +16,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from covid_xray.data.audit.associations import associations
-from covid_xray.data.audit.fingerprints import Fingerprints, reasons
+from covid_xray.data.audit.fingerprints import Fingerprints, near_duplicates, reasons
 from covid_xray.data.audit.near_duplicates import (
     MAX_BITS,
     MIN_CORRELATION,
     connected_components,
-    find_near_duplicates,
     limits,
 )
 from covid_xray.data.audit.source_only import source_only_scores
@@ -273,7 +272,7 @@ def _duplicates(
     """Groups of rows: the same pixels; near duplicates that are not all equal; both together."""
     pixels = pd.Series(fingerprints.pixels[readable], index=readable)
     exact = [sorted(map(int, rows)) for rows in pixels.groupby(pixels).groups.values() if len(rows) > 1]
-    near = readable[find_near_duplicates(fingerprints.hash[readable], fingerprints.thumbnail[readable])]
+    near = readable[near_duplicates(fingerprints.take(readable))]
     chains = [(a, b) for group in exact for a, b in pairwise(group)]
     links = np.concatenate([near.reshape(-1, 2), np.array(chains, dtype=np.int64).reshape(-1, 2)])
     same = connected_components(links)
