@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 import yaml
 from conftest import TESTS, Command, differences, load_state
 from tiny_run import InProcess, command, mistake  # noqa: F401 fixture
@@ -84,6 +86,46 @@ def test_study_in_which_all_trials_fail(command: InProcess, workplace: Path) -> 
     study = optuna.load_study(storage=f"sqlite:///{workplace / 'failed-study/optuna.db'}", study_name="val/accuracy")
     assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL"]
     assert study.direction.name == "MAXIMIZE"
+
+
+def test_a_loss_that_is_not_finite_fails_its_job(command: InProcess, workplace: Path) -> None:  # noqa: F811
+    line = "train -m experiment=tiny logger=none seed=0,1 schedule.lr_scale=1e30"
+    code, out, err = command(f"{line} hydra.sweep.dir=not-finite")
+    assert code == 2
+    assert "Traceback" not in out + err
+    assert err.endswith("2 of the sweep's jobs failed; the same command runs them again and skips finished jobs\n")
+    runs = read_sweep(workplace / "not-finite")
+    assert [run.status for run in runs] == ["failed", "failed"]
+    for run in runs:
+        assert re.match(r"the (training|validation) loss is (nan|inf) in step \d+ of epoch 1 \(phase", run.error or "")
+        assert not (run.folder / "metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_study_in_which_no_loss_is_finite(command: InProcess, workplace: Path) -> None:  # noqa: F811
+    settings = "hydra.sweeper.n_trials=2 hydra.sweep.dir=not-finite-study logger=none"
+    code, out, err = command(f"train -m sweep=optuna experiment=tiny schedule.lr_scale=1e30 {settings}")
+    assert code == 2
+    assert "Traceback" not in out + err
+    assert "loss is" in err
+    assert err.endswith("2 of the sweep's jobs failed; the same command runs them again and skips finished jobs\n")
+
+
+@pytest.mark.slow
+def test_sigterm_stops_a_sweep_which_continues(covid_xray: Command, workplace: Path) -> None:
+    settings = ("experiment=tiny", "logger=none", KILL)
+    arguments = ("train", "-m", *settings, "seed=0,1", "hydra.sweep.dir=terminated")
+    stopped = covid_xray(*arguments, env={**AT_20, "SIGNAL": str(int(signal.SIGTERM))})
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    assert status(workplace / "terminated") == ["partial", "missing"]
+    again = covid_xray(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert status(workplace / "terminated") == ["finished", "finished"]
+    alone = covid_xray("train", *settings, "seed=0", "run_dir=alone")
+    assert alone.returncode == 0, alone.stderr
+    first = read_sweep(workplace / "terminated")[0].folder
+    states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (first, workplace / "alone")]
+    assert differences(states[0]["state_dict"], states[1]["state_dict"]) == []
 
 
 def test_names_leave_out_settings_that_change_no_result() -> None:
