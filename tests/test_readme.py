@@ -1,6 +1,7 @@
 """The documentation works: every command composes, every setting exists, all Python runs; the README's commands run."""
 
 import io
+import json
 import os
 import re
 import shlex
@@ -31,7 +32,8 @@ from covid_xray.schedule import Schedule
 REPOSITORY = TESTS.parent
 README = REPOSITORY / "README.md"
 PAGES = sorted(REPOSITORY.glob("docs/**/*.md"))
-DOCUMENTS = [README, *PAGES, *sorted(REPOSITORY.glob("experiments/*/README.md"))]
+OTHERS = [*REPOSITORY.glob("experiments/*/README.md"), *REPOSITORY.glob("notebooks/*.ipynb")]
+DOCUMENTS = [README, *PAGES, *sorted(OTHERS)]
 NOT_RUN = {
     "make demo": "installs into .venv, then trains for minutes; it is `covid-xray train experiment=demo`",
     "make test": "runs the tests, of which this is one",
@@ -44,13 +46,28 @@ SHRINK = [
     *(f"schedule.phases.{name}_large={{image_size:40,batch_size:8,epochs:1}}" for name in ("frozen", "unfrozen")),
 ]
 # Some settings exist only together with another one: `trainer.num_nodes` needs trainer=ddp.
-BESIDES: tuple[list[str], ...] = ([], ["trainer=ddp"], ["data=folder"], ["data=manifest"], ["hydra/launcher=joblib"])
+BESIDES: tuple[list[str], ...] = (
+    ["trainer=ddp"],
+    ["data=folder"],
+    ["data=manifest"],
+    ["model=timm", "model.architecture=convnext_tiny"],
+    ["hydra/launcher=joblib"],
+)
 RECORDS = sorted(REPOSITORY.glob("experiments/*/config.yaml"))
+
+
+def text_of(document: Path) -> str:
+    """The Markdown of a document or a notebook."""
+    text = document.read_text(encoding="utf-8")
+    if document.suffix != ".ipynb":
+        return text
+    cells = json.loads(text)["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
 
 
 def blocks(document: Path, language: str) -> list[str]:
     """Code blocks of a document."""
-    return re.findall(rf"^```(?:{language})\n(.*?)^```", document.read_text(encoding="utf-8"), re.S | re.M)
+    return re.findall(rf"^```(?:{language})\n(.*?)^```", text_of(document), re.S | re.M)
 
 
 def command_lines(document: Path) -> list[str]:
@@ -135,7 +152,9 @@ def inline_settings() -> list[str]:
 @pytest.mark.parametrize("span", inline_settings())
 def test_every_setting_in_the_text_exists(span: str) -> None:
     words = shlex.split(span)
-    tries = [*(("train", [*beside, *words]) for beside in BESIDES), *((name, words) for name in cli.commands())]
+    others = [name for name in cli.commands() if name != "train"]
+    tries = [("train", words), *((name, words) for name in others)]
+    tries += [("train", [*beside, *words]) for beside in BESIDES]
     messages: list[str] = []
     for name, overrides in tries:
         messages.append(compose(name, overrides)[1])
@@ -180,7 +199,7 @@ def test_reasons_not_to_run_belong_to_commands() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_links_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+    for target in re.findall(r"\]\(([^)\s]+)\)", text_of(document)):
         if not target.startswith(("http", "#")):
             assert (document.parent / target.partition("#")[0]).exists(), target
 

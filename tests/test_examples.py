@@ -1,0 +1,71 @@
+"""The files of docs/examples, which the page "Extending" shows, train, resume, evaluate and import."""
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import TESTS, Command
+from omegaconf import OmegaConf
+
+from covid_xray.data import importers
+from covid_xray.data.images.read import write_png
+from covid_xray.data.phantom import CLASSES, draw_phantom
+from covid_xray.data.prepare import prepare
+
+EXAMPLES = TESTS.parent / "docs/examples"
+CHOICES = ("model=my_network", "loss=my_loss", "data=my_records", "logger=my_logger")
+
+
+@pytest.fixture(scope="module")
+def images(workplace: Path) -> Path:
+    """Images as the example's data set expects them."""
+    folder = workplace / "my-images"
+    folder.mkdir()
+    for number in range(45):
+        label = CLASSES[number % 3]
+        write_png(folder / f"p{number}_0_{label}.png", draw_phantom(label, number, 0, 48))
+    return folder
+
+
+def test_all_examples_train_together_and_resume(covid_xray: Command, workplace: Path, images: Path) -> None:
+    environment = {"PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS, EXAMPLES)))}
+    line = ("train", f"--config-dir={EXAMPLES / 'conf'}", "experiment=tiny", *CHOICES, f"data.root={images.name}")
+    line += ("run_dir=extended", "datamodule.num_workers=0", "+callbacks.kill._target_=probe_callbacks.KillAtStep")
+    killed = covid_xray(*line, env={**environment, "KILL_AT_STEP": "5"})
+    assert killed.returncode == -9, killed.stderr
+    result = covid_xray(*line, env=environment)
+    assert result.returncode == 0, result.stderr
+    config = OmegaConf.load(workplace / "extended/config.yaml")
+    assert config.model._target_ == "my_network.MyNetwork"
+    assert config.loss._target_ == "my_loss.GeneralisedCrossEntropy"
+    assert config.data._target_ == "my_records.read_names"
+    lines = [json.loads(text) for text in (workplace / "extended/log.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "train/loss" in line]
+    assert steps == sorted(set(steps)), "every step is logged once, also those before the kill"
+    assert steps[0] <= 1
+    assert any("val/loss" in line for line in lines)
+    assert any("settings" in line for line in lines)
+    evaluated = covid_xray("evaluate", "run=extended", "resamples=5", env=environment)
+    assert evaluated.returncode == 2
+    assert "set trust=true" in evaluated.stderr
+    evaluated = covid_xray("evaluate", "run=extended", "resamples=5", "trust=true", env=environment)
+    assert evaluated.returncode == 0, evaluated.stderr
+
+
+def test_the_importer_reads_its_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In the place of a copy of the file in the package.
+    monkeypatch.setattr(importers, "__path__", [*importers.__path__, str(EXAMPLES)])
+    source = tmp_path / "collection"
+    (source / "scans").mkdir(parents=True)
+    rows = ["image,diagnosis,person,projection"]
+    for number in range(22):
+        write_png(source / f"scans/{number}.png", draw_phantom("normal", number, 0, 48))
+        rows.append(f"{number}.png,{('COVID', 'healthy')[number % 2] if number else 'unclear'},{number // 2},PA")
+    (source / "index.csv").write_text("\n".join(rows))
+    prepared = prepare("my_collection", source, tmp_path / "prepared")
+    assert prepared.accepted["label"].value_counts().to_dict() == {"covid-19": 10, "normal": 11}
+    assert prepared.accepted["patient_id"].nunique() == 11
+    rejected = pd.read_csv(tmp_path / "prepared/rejected.csv")
+    assert rejected[["path", "row"]].to_numpy().tolist() == [["scans/0.png", 2]]
