@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import re
 import shutil
@@ -362,9 +361,10 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is damaged ({' '.join(str(error).split())[:200]}); {remedy}") from None
     if not isinstance(config, dict):
         raise UserError(f"{file} is damaged (it holds no settings); {remedy}")
-    for key, value in flatten(config).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{file} is damaged ({key} is {value}); {remedy}")
+    try:
+        json.dumps(config, allow_nan=False)  # plain and finite, as reports write it
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file} is damaged ({error}); {remedy}") from None
     return {str(key): value for key, value in config.items()}
 
 

@@ -3,12 +3,12 @@
 import contextlib
 import io
 import os
+import re
 import shutil
 import signal
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -23,11 +23,17 @@ from torch import Tensor
 
 from covid_xray.errors import UserError
 from covid_xray.files import replace_durably, resource_errors, write_failure
+from covid_xray.networks.archive import archive_fault
 from covid_xray.training.module import XrayClassifier
 
 STALL_SECONDS = 120.0  # after a stop signal, the longest time without a finished batch
 CHECK_STEPS = 50  # the most steps between two checks of the loss
-_PARTS = ("state_dict", "loops", "callbacks", "optimizer_states", "epoch", "global_step", "pytorch-lightning_version")
+# What wrong content of a checkpoint raises.
+_CONTENT_ERRORS = (AttributeError, LookupError, TypeError, ValueError, RuntimeError)
+_PARTS = {
+    **{"state_dict": dict, "loops": dict, "callbacks": dict, "optimizer_states": list},
+    **{"epoch": int, "global_step": int, "pytorch-lightning_version": str},
+}
 
 
 class TrainingStopped(Exception):  # noqa: N818 not an error
@@ -77,6 +83,7 @@ class RunCheckpoint(Checkpoint):
         self._stop_signal, self._stops = 0, False
         self._stopping = threading.Event()
         self._saved_at = self._moved_at = 0.0
+        self._started = False
 
     def state_dict(self) -> dict[str, Any]:
         """Best loss and its image size, and the validation metrics of the best and the last epoch."""
@@ -85,8 +92,10 @@ class RunCheckpoint(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.best_loss, self.best_size = state_dict["best_loss"], state_dict["best_size"]
-        self.best, self.last = state_dict["best"], state_dict["last"]
+        self.best_loss, self.best_size = float(state_dict["best_loss"]), int(state_dict["best_size"])
+        self.best, self.last = (
+            {str(name): float(value) for name, value in state_dict[part].items()} for part in ("best", "last")
+        )
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
@@ -110,8 +119,20 @@ class RunCheckpoint(Checkpoint):
         """Write checkpoints directly into the run folder."""
         trainer.strategy.checkpoint_io = DirectCheckpointIO()
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Turn the failure to restore a run into a `UserError`: its checkpoint is of another run, or damaged."""
+        restoring = trainer.ckpt_path is not None and not self._started and "memory" not in str(exception)
+        if restoring and isinstance(exception, _CONTENT_ERRORS) and not isinstance(exception, UserError):
+            reason = " ".join(str(exception).split())[:200]
+            raise UserError(
+                f"{trainer.ckpt_path} does not fit this run ({type(exception).__name__}: {reason}); restore it, or "
+                f"start again with resume=never"
+            ) from exception
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals over from Lightning, whose own handler aborts validation; stop if a signal came."""
+        _check_optimizers(trainer)
+        self._started = True
         self._saved_at = time.monotonic()
         self._install_handlers()
         if _any(trainer, bool(self._stop_signal)):
@@ -303,9 +324,8 @@ def resume_point(last: Path) -> Path | None:
 def damage(file: Path) -> str:
     """Why a checkpoint cannot be used; empty if it can."""
     try:
-        with zipfile.ZipFile(file) as archive:  # torch does not compare the checksums
-            if (part := archive.testzip()) is not None:
-                return f"wrong checksum of {part}"
+        if reason := archive_fault(file):
+            return reason
         state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except FileNotFoundError:
         return "it is missing"
@@ -314,6 +334,11 @@ def damage(file: Path) -> str:
     missing = [part for part in _PARTS if not isinstance(state, dict) or state.get(part) in (None, [])]
     if missing:
         return f"it has no {missing[0]}"
+    if not all(isinstance(state[part], kind) for part, kind in _PARTS.items()):
+        return "a part has another type"
+    version = re.match(r"\d+(\.\d+)+", state["pytorch-lightning_version"])
+    if not version or state["epoch"] < 0 or state["global_step"] < 0:
+        return "its version, epoch or step is impossible"
     if RunCheckpoint.__qualname__ not in state["callbacks"]:
         return "it has no state of the callback RunCheckpoint"
     return ""
@@ -329,6 +354,16 @@ def _keep(last: Path, previous: Path) -> None:
         last.replace(previous)
     else:
         second.replace(previous)
+
+
+def _check_optimizers(trainer: Trainer) -> None:
+    """Raise a `ValueError` if the restored state of an optimiser is larger than its parameter."""
+    for optimizer in trainer.optimizers:
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.numel() > parameter.numel():
+                    shape = tuple(parameter.shape)
+                    raise ValueError(f"{name} of a parameter of the shape {shape} has {value.numel():,} elements")
 
 
 def _any(trainer: Trainer, decision: bool) -> bool:
