@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pandas as pd
 import torch
 from lightning import LightningDataModule
@@ -91,12 +92,15 @@ class XrayDataModule(LightningDataModule):
         self._images = images
         self._loaders: dict[str, TimedLoader] = {}
         self._workers: int | None = None
-        n_train = int((records["split"] == "train").sum())
+        labels = records["label"][records["split"] == "train"].to_numpy(dtype=str)
+        n_train = len(labels)
         for name, phase in schedule.phases.items():
             if 0 < n_train < phase.batch_size:
                 raise UserError(
                     f"schedule.phases.{name}.batch_size={phase.batch_size} is more than the {n_train} training images"
                 )
+            if sampler is not None and n_train:  # finds a wrong setting before the training begins
+                sampler(labels, phase.batch_size, np.random.default_rng(0))
 
     @property
     def num_classes(self) -> int:
