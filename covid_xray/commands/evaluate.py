@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 # What the numbers of an evaluation depend on.
-_REQUEST = ("subset", "class_map", "prevalence", "tta", "saliency", "resamples", "seed")
+_REQUEST = ("subset", "class_map", "prevalence", "tta", "saliency", "resamples", "seed", "recalibrate")
 
 
 def run(cfg: DictConfig) -> None:
@@ -44,6 +44,10 @@ def _check(cfg: DictConfig) -> None:
     for key, least in (("resamples", 1), ("seed", 0)):
         if isinstance(cfg[key], bool) or not isinstance(cfg[key], int) or cfg[key] < least:
             raise UserError(f"{key} must be a whole number of at least {least}, not {cfg[key]!r}")
+    if cfg.recalibrate is not None and (isinstance(cfg.recalibrate, bool) or not isinstance(cfg.recalibrate, int)):
+        raise UserError(f"recalibrate must be a whole number of images, or null, not {cfg.recalibrate!r}")
+    if cfg.recalibrate is not None and cfg.get("data") is None:
+        raise UserError("recalibrate needs another data set: add data=...")
     for key in ("prevalence", "class_map"):
         if cfg[key] is not None and not OmegaConf.is_dict(cfg[key]):
             raise UserError(f"{key} must map class names, such as {key}={{covid-19: ...}}, not {cfg[key]!r}")
@@ -114,5 +118,9 @@ def _summarise(result: "EvaluationResult", target: Path) -> None:
         console.print(f"Warning: {warning}")
     if result.calibration is None:
         console.print(f"Not calibrated: {result.no_calibration}.")
+    if result.source_only is not None:
+        console.print(f"Source: {result.source_only.text}")
+    if result.groups is not None:
+        console.print(result.groups.text())
     console.print(f"Verdict: {result.verdict.text}")
     console.print(f"Report: {target / 'report.html'}\nResearch only: not for diagnosis.")

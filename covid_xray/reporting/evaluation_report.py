@@ -22,14 +22,18 @@ from covid_xray.reporting.html import Picture, Report, Section
 from covid_xray.reporting.tables import (
     Table,
     class_table,
+    drop_table,
+    group_table,
     metric_text,
     operating_table,
     overall_table,
     published_table,
+    source_table,
 )
 from covid_xray.runs import provenance
 from covid_xray.runs.config import select
 from covid_xray.runs.evaluate import AS_TRAINED, CALIBRATED, EvaluationResult
+from covid_xray.runs.external import ExternalTest
 from covid_xray.runs.folder import flatten
 from covid_xray.runs.inference import TTA_BETA, TTA_PASSES, TTA_SCALE, WHOLE
 
@@ -141,6 +145,9 @@ def numbers(result: EvaluationResult) -> dict[str, Any]:
                 for name, probe in result.probes.items()
             },
         },
+        "source_only": result.source_only.to_dict() if result.source_only is not None else None,
+        "groups": result.groups.to_dict() if result.groups is not None else None,
+        "external": result.external.to_dict() if result.external is not None else None,
         "saliency_check": result.gallery.check.text if result.gallery is not None else result.no_gallery,
         "leaks": list(result.leaks),
         "provenance": describe_provenance(result),
@@ -158,6 +165,7 @@ def describe_data(result: EvaluationResult) -> str:
     config = result.run.config
     folds = select(config, "split.folds")
     fold = f", fold {select(config, 'split.fold')} of {folds}" if folds else ""
+    fold = f" ({source})" if (source := select(config, "split.test_source")) else fold
     return f"{count} of the run's own data, split by {select(config, 'split.by') or 'its own rule'}{fold}"
 
 
@@ -169,6 +177,13 @@ def key_metrics(result: EvaluationResult) -> dict[str, str]:
     if covid := covid_class(result.predictions.class_names):
         found[f"sensitivity, {covid}"] = result.metrics[f"sensitivity/{covid}"].text(percent=True)
     found["calibration error"] = result.metrics["ece"].text()
+    if result.source_only is not None:
+        found["accuracy, source alone"] = result.source_only.accuracy()
+    if result.groups is not None and result.groups.worst is not None:
+        worst = result.groups.worst
+        found[f"worst group ({worst.class_name}, {worst.source})"] = worst.sensitivity.text(percent=True)
+    if result.external is not None and result.external.drops:
+        found["accuracy minus own test"] = result.external.drops["accuracy"].text(percent=True)
     kept = result.verdict.kept
     found["skill left without the lungs"] = "not defined" if np.isnan(kept) else f"{100 * kept:.0f} %"
     return found
@@ -225,10 +240,14 @@ def _sections(result: EvaluationResult, pictures: Mapping[str, Picture]) -> list
     else:
         sections.append(Section("Saliency maps", [result.gallery.check.text], pictures=[pictures["saliency"]]))
     covid, data = covid_class(result.predictions.class_names), describe_data(result)
-    published = published_table("This run", result.estimates, covid, data)
+    alone = result.source_only.accuracy() if result.source_only is not None else "no sources named"
+    published = published_table("This run", result.estimates, covid, data, alone)
     settings = tuple((key, str(value)) for key, value in flatten(result.run.config).items())
+    if result.external is not None:
+        sections.insert(1, _external_section(result.external))
     return [
         *sections,
+        *_source_sections(result),
         _shortcut_section(result, pictures["shortcuts"]),
         Section("Published results", tables=[published]),
         Section("Configuration", tables=[Table(("setting", "value"), settings)]),
@@ -246,6 +265,38 @@ def _calibration_section(result: EvaluationResult, picture: Picture) -> Section:
         "stored in calibration.json."
     )
     return Section("Calibration", [text], result.calibration.warnings, [picture])
+
+
+def _external_section(external: ExternalTest) -> Section:
+    paragraphs, tables, warnings = [], [], []
+    if external.own is None:
+        paragraphs.append(f"No comparison with the run's own test images: {external.no_own}.")
+    else:
+        paragraphs.append(
+            "The difference to the run's own test images, with the same temperature. A drop can have other reasons "
+            "than another hospital: other diseases, ages or labels. If both data sets share a shortcut, no drop does "
+            "not prove that the model reads the disease (DeGrave et al. 2021)."
+        )
+        tables.append(drop_table(external.own, external.drops))
+    if (found := external.recalibrated) is not None:
+        shifts = ", ".join(
+            f"{name} {shift:+.2f}" for name, shift in zip(found.estimates.cases, found.fitted.shifts, strict=True)
+        )
+        paragraphs.append(
+            f"Recalibrated on {found.images} images of {found.patients} patients of this data set, who are not in the "
+            f"test: temperature {found.fitted.temperature:.3f}, shifts in nats: {shifts}."
+        )
+        tables += [overall_table({"recalibrated": found.estimates}), operating_table(found.thresholds)]
+        warnings = list(found.warnings)
+    return Section("External test", paragraphs, warnings, tables=tables)
+
+
+def _source_sections(result: EvaluationResult) -> list[Section]:
+    if result.groups is None:
+        return []
+    paragraphs = [result.source_only.text] if result.source_only is not None else []
+    tables = [source_table(result.groups), group_table(result.groups)]
+    return [Section("Sources", [*paragraphs, result.groups.text()], tables=tables)]
 
 
 def _shortcut_section(result: EvaluationResult, picture: Picture) -> Section:

@@ -95,9 +95,16 @@ def _answers(result: EvaluationResult) -> dict[int, str]:
         37: _metrics(result, ("accuracy", "balanced_accuracy", "macro_auroc", "macro_f1", "mcc")),
         38: _metrics_by_class(result),
         39: _failures(result),
-        40: f"{leaks} {result.source_text} {result.verdict.text}",
+        40: f"{leaks} {result.source_text} {_sources(result)}{result.verdict.text}",
         43: f"Code at commit {provenance.commit()}; run folder {run.folder.path.resolve().name}.",
     }
+
+
+def _sources(result: EvaluationResult) -> str:
+    """The score of the source alone and the worst group, with a blank behind each."""
+    texts = [] if result.source_only is None else [result.source_only.text]
+    texts += [] if result.groups is None else [result.groups.text()]
+    return "".join(f"{text} " for text in texts)
 
 
 def _code(config: Mapping[str, Any]) -> Markup:

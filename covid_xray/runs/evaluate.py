@@ -17,6 +17,7 @@ from covid_xray.errors import UserError
 from covid_xray.metrics.bootstrap import RESAMPLES
 from covid_xray.metrics.calibration import apply_temperature
 from covid_xray.metrics.estimates import Estimates, estimate
+from covid_xray.metrics.groups import GroupMetrics, group_metrics
 from covid_xray.metrics.intervals import Interval
 from covid_xray.metrics.predictions import Predictions
 from covid_xray.metrics.thresholds import OperatingResult, apply_operating_point
@@ -27,6 +28,7 @@ from covid_xray.probes.source_probe import Probe, label_from_source, probe_sourc
 from covid_xray.runs import inference
 from covid_xray.runs.calibration import Calibration, calibrate
 from covid_xray.runs.config import select
+from covid_xray.runs.external import ExternalTest, Recalibrated, drops, few_patients, recalibrated
 from covid_xray.runs.images import (
     content_hashes,
     external_images,
@@ -35,8 +37,10 @@ from covid_xray.runs.images import (
     marked_leaks,
     own_images,
     own_records,
+    test_shares,
 )
 from covid_xray.runs.load import Run, load_run, tta_augmentation
+from covid_xray.runs.sources import SourceOnly, source_only
 
 CENTRE_BLACK, CENTRE_ONLY, NO_BORDER = "centre blacked out", "centre only", "border removed"
 AS_TRAINED, CALIBRATED = "as trained", "calibrated"
@@ -84,6 +88,9 @@ class EvaluationResult:
         leaks: One sentence for each leak between training and test.
         seconds: Duration of the evaluation.
         request: The arguments that the numbers depend on.
+        source_only: A classifier that sees only the source; None if the images name no sources.
+        groups: Metrics by source, and by class within a source; None if the images name no sources.
+        external: Comparison of another data set with the run's own test images; None for the run's own data.
     """
 
     run: Run
@@ -104,6 +111,9 @@ class EvaluationResult:
     leaks: tuple[str, ...]
     seconds: float
     request: Mapping[str, Any] = field(default_factory=dict)
+    source_only: SourceOnly | None = None
+    groups: GroupMetrics | None = None
+    external: ExternalTest | None = None
 
     @property
     def estimates(self) -> Estimates:
@@ -128,6 +138,7 @@ def evaluate_run(
     resamples: int = RESAMPLES,
     seed: int = 0,
     threads: int | None = None,
+    recalibrate: int | None = None,
 ) -> EvaluationResult:
     """Evaluate a run on its own images or on other records.
 
@@ -137,12 +148,14 @@ def evaluate_run(
             another place. None: the run's own data.
         subset: Which of the run's own images: ``test``, ``val`` or ``train``.
         class_map: New name by name of a class in ``records``; None leaves a class out.
-        prevalence: Share of a class in the population that PPV and NPV are for.
+        prevalence: Share of a class in the population that PPV and NPV are for. For another data set, its default is
+            the share in the run's own test images.
         tta: Whether to evaluate test-time augmentation too.
         saliency: Whether to compute Grad-CAM maps.
         resamples: Resamples of the bootstrap.
         seed: Seed of the bootstrap, the random samples and the augmented views.
         threads: Threads that read images; None for the number of cores, at most 8.
+        recalibrate: Number of images of another data set to recalibrate on; whole patients, who leave the test.
 
     Raises:
         UserError: If the images or classes do not fit the run.
@@ -156,12 +169,23 @@ def evaluate_run(
         "saliency": saliency,
         "resamples": resamples,
         "seed": seed,
+        "recalibrate": recalibrate if recalibrate is not None else {},
     }
     run = run if isinstance(run, Run) else load_run(run)
     prevalence = prevalence or {}
     if unknown := [name for name in prevalence if name not in run.class_names]:
         raise UserError(f"prevalence: {unknown[0]!r} is no class; use {', '.join(run.class_names)}")
     table, own, is_own_data = _find_images(run, records, subset, class_map)
+    few = table.iloc[:0]
+    if not is_own_data:
+        prevalence = test_shares(run) | dict(prevalence)
+    if recalibrate is not None:
+        if is_own_data:
+            raise UserError(
+                "recalibrate is for another data set (data=...); the run's own images are calibrated already"
+            )
+        drawn = few_patients(table, recalibrate, seed)
+        few, table = table[drawn].reset_index(drop=True), table[~drawn].reset_index(drop=True)
     table = table.assign(sha256=content_hashes(list(table["file"])))
     known = run.writable(select(run.config, "datamodule.audit_cache"))
     leaks = (marked_leaks(run) if is_own_data else ()) + leak_warnings(table, run.splits, own, is_own_data, known)
@@ -186,6 +210,18 @@ def evaluate_run(
         gallery, no_gallery = _gallery(run, table, predictions, seed)
     probes, source_text = _probes(table.iloc[probed], outputs.features, seed)
     points = calibration.points if calibration is not None else ()
+    sources = [source or "not stated" for source in table["source"]]
+    named = bool((table["source"] != "").any())
+    external = None
+    if not is_own_data:
+        logits, found = outputs.logits[inference.WHOLE], estimates.get(CALIBRATED) or estimates[AS_TRAINED]
+        own_test, no_own = _own_estimates(run, own, calibration, resamples, seed, threads)
+        external = ExternalTest(
+            own_test,
+            no_own,
+            {} if own_test is None else drops(own_test, found),
+            _recalibrated(run, few, raw, logits, prevalence, resamples, seed, threads) if len(few) else None,
+        )
     return EvaluationResult(
         run,
         table,
@@ -205,6 +241,9 @@ def evaluate_run(
         leaks,
         time.perf_counter() - start,
         request,
+        source_only(run.splits, table, predictions, resamples, seed),
+        group_metrics(predictions, sources, resamples, seed) if named else None,
+        external,
     )
 
 
@@ -260,6 +299,38 @@ def _predictions(run: Run, table: pd.DataFrame, logits: Any) -> Predictions:
     labels = [numbers[label] for label in table["label"]]
     probabilities = apply_temperature(logits, 1.0)
     return Predictions.build(labels, probabilities, run.class_names, list(table["path"]), list(table["patient_id"]))
+
+
+def _own_estimates(
+    run: Run, own: pd.DataFrame | None, calibration: Calibration | None, resamples: int, seed: int, threads: int | None
+) -> tuple[Estimates | None, str]:
+    """Metrics of the run's own test images, or None and the reason."""
+    if own is None:
+        return None, "the run's own images are not here"
+    try:
+        table = own_images(run, own, "test")
+    except UserError as error:
+        return None, str(error)
+    logits = inference.infer(run, list(table["file"]), threads=threads, what="Own test images").logits[inference.WHOLE]
+    predictions = _predictions(run, table, logits)
+    if calibration is not None:
+        predictions = predictions.with_probabilities(apply_temperature(logits, calibration.temperature.value))
+    return estimate(predictions, resamples, seed), ""
+
+
+def _recalibrated(
+    run: Run,
+    few: pd.DataFrame,
+    rest: Predictions,
+    logits: npt.NDArray[np.float64],
+    prevalence: Mapping[str, float],
+    resamples: int,
+    seed: int,
+    threads: int | None,
+) -> Recalibrated:
+    outputs = inference.infer(run, list(few["file"]), threads=threads, what="Images for recalibration")
+    few_logits = outputs.logits[inference.WHOLE]
+    return recalibrated(_predictions(run, few, few_logits), few_logits, rest, logits, prevalence, resamples, seed)
 
 
 def _without_border(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from covid_xray.data.phantom import draw_phantoms, find_phantoms
 from covid_xray.data.records import map_classes
 from covid_xray.errors import UserError, is_key, override
 from covid_xray.runs.config import build, select
+from covid_xray.runs.folder import is_number
 from covid_xray.runs.load import Run
 
 MOST_HASHED = 20_000
@@ -130,6 +131,19 @@ def external_images(
             raise UserError(f"the label {label!r} differs from {what} in symbols only; {_advice(label, found[0])}")
     table = table.assign(label=table["label"].map(lambda label: matches[label][0]))
     return table.sort_values("path", kind="stable").reset_index(drop=True)
+
+
+def test_shares(run: Run) -> dict[str, float]:
+    """Share of each class in the run's own test images; a bundle states them in its configuration."""
+    found: object = run.config.get("test_shares")
+    if not run.splits.empty:
+        found = run.splits["label"][run.splits["split"] == "test"].value_counts(normalize=True).to_dict()
+    shares = found if isinstance(found, Mapping) else {}
+    return {
+        name: float(shares[name])
+        for name in run.class_names
+        if name in shares and is_number(shares[name]) and 0 < shares[name] < 1
+    }
 
 
 def content_hashes(files: list[str]) -> list[str]:

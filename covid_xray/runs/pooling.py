@@ -18,17 +18,22 @@ def fold_runs(path: Path) -> list[Path]:
 
 
 def check_folds(path: Path, runs: Sequence[Path], checkpoint: str | None = None, trust: bool = False) -> None:
-    """Check that the runs are all folds of one cross-validation.
+    """Check that the runs are all folds of one cross-validation, or were each tested on another source.
 
     Raises:
         UserError: If they are not.
     """
     if len(runs) < 2:
         raise UserError(f"run={path} holds one finished run only; give run= that run's folder")
+    configs = {run: check_run(run, checkpoint, trust)[1] for run in runs}
+    sources = {run.name: select(config, "split.test_source") for run, config in configs.items()}
+    if all(isinstance(source, str) for source in sources.values()):
+        if len(set(sources.values())) < len(sources):
+            raise UserError(f"run={path}: two runs were tested on the same source; pooling needs every source once")
+        return
     seen: dict[int, Path] = {}
     folds = set()
-    for run in runs:
-        config = check_run(run, checkpoint, trust)[1]
+    for run, config in configs.items():
         fold, of = select(config, "split.fold"), select(config, "split.folds")
         if not isinstance(fold, int) or not isinstance(of, int):
             raise UserError(f"{run} is not a fold of a cross-validation (split.fold={fold!r}, split.folds={of!r})")
