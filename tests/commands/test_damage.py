@@ -19,6 +19,8 @@ import yaml
 from tiny_run import InProcess, command, copy_run, tiny_run
 from torchvision import models
 
+from covid_xray.data.manifest import read_manifest
+from covid_xray.data.split import assign_splits
 from covid_xray.errors import CONTROL, UserError
 from covid_xray.metrics.predictions import read_predictions
 from covid_xray.reporting.sweep_report import write_sweep_report
@@ -110,11 +112,11 @@ def try_all(file: Path, dump: Callable[[Any], str], content: Any, read: Callable
     return refused
 
 
-def test_metrics(tmp_path: Path) -> None:
-    metrics = {"val/loss": 0.5, "test/accuracy": 0.75, "leaks": 0.0}
+def test_metrics(tiny_run: Path, tmp_path: Path) -> None:
+    metrics = read_json(tiny_run / "metrics.json")
     folder = RunFolder(tmp_path)
     refused = try_all(folder.metrics, json.dumps, metrics, folder.finished_metrics)
-    assert refused >= len(WHOLE) - 1 + 3 * 5
+    assert refused >= len(WHOLE) - 1 + 5 * len(metrics)
     folder.metrics.write_text('{"val/loss": NaN, "test/accuracy": 1}')
     assert folder.finished_metrics() == {"test/accuracy": 1}
     folder.metrics.unlink()
@@ -225,6 +227,9 @@ def test_predictions(tmp_path: Path) -> None:
     for content in WHOLE.values():
         file.write_bytes(content)
         assert in_one_line(lambda: read_predictions(file))
+    file.unlink()
+    os.mkfifo(file)
+    assert in_one_line(lambda: read_predictions(file))
 
 
 def test_splits(tmp_path: Path) -> None:
@@ -288,6 +293,44 @@ def test_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             return yaml.safe_dump(content | {group: part})
 
         assert try_all(tmp_path / "config.yaml", dump, content[group], read) > 40
+
+
+def test_manifest(tmp_path: Path) -> None:
+    header, row = ["path", "label", "patient_id", "source", "split", "age"], ["1.png", "a", "1", "s", "train", "7"]
+    other, file = ["2.png", "b", "2", "s", "test", "8"], tmp_path / "manifest.csv"
+    wrong = (
+        "",
+        "nan",
+        "-1",
+        "9" * 400,
+        "[red]",
+        "x" * 10_000,
+        "\0",
+        '"',
+        "a,b",
+        "\x1b[31m",
+        "../../x",
+        "=1+1",
+        "\u202e",
+    )
+
+    def read() -> None:
+        table = read_manifest(file, images=False)
+        assert not table[["path", "label", "patient_id", "source"]].map(CONTROL.search).any(axis=None)
+        assign_splits(table.assign(label=["a", "b"][: len(table)]), by="image")
+
+    for number in range(2):
+        for column in range(len(header)):
+            for value in wrong:
+                rows = [list(header), list(row), list(other)]
+                rows[number][column] = value
+                text = io.StringIO()
+                csv.writer(text).writerows(rows)
+                file.write_text(text.getvalue())
+                in_one_line(read)
+    for content in WHOLE.values():
+        file.write_bytes(content)
+        assert in_one_line(read)
 
 
 def test_calibration(command: InProcess, tiny_run: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
