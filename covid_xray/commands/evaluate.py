@@ -1,4 +1,4 @@
-"""Evaluate a run: metrics with intervals, calibration, saliency maps, shortcut tests; one report."""
+"""Evaluate a run, or several as one: metrics with intervals, calibration, saliency, shortcut tests; one report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +8,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from covid_xray.commands._build import build_records, resolve
 from covid_xray.errors import UserError
+from covid_xray.runs.compare import short_names
 from covid_xray.runs.config import check_run
-from covid_xray.runs.folder import METRICS_FILE, PREDICTIONS_FILE, RunFolder, check_name, read_json
-from covid_xray.runs.pooling import check_folds, fold_runs, is_current
+from covid_xray.runs.folder import METRICS_FILE, RunFolder, check_name, read_json
+from covid_xray.runs.pooling import combine, differing_settings, fold_groups, is_current, member_runs, read_member
 
 if TYPE_CHECKING:
     from covid_xray.runs.evaluate import EvaluationResult
@@ -21,16 +22,16 @@ _REQUEST = ("subset", "class_map", "prevalence", "tta", "saliency", "resamples",
 
 
 def run(cfg: DictConfig) -> None:
-    """Evaluate one run, or all runs of a cross-validation together."""
+    """Evaluate one run, or several as one: averaged, and pooled where they are folds."""
     _check(cfg)
     name = str(cfg.subset) if cfg.get("data") is None else _data_name(cfg.data)
     if cfg.name is not None:
         name = check_name(str(cfg.name))
-    runs = fold_runs(Path(cfg.run))
-    if runs:
-        _pool(cfg, runs, name)
+    runs = member_runs(cfg.run)
+    if len(runs) > 1:
+        _combine(cfg, runs, name)
     else:
-        _evaluate(cfg, Path(cfg.run), name)
+        _evaluate(cfg, runs[0], name, None if cfg.output is None else Path(str(cfg.output)))
 
 
 def _check(cfg: DictConfig) -> None:
@@ -62,7 +63,7 @@ def _data_name(data: DictConfig) -> str:
     return f"external-{reader.removeprefix('read_').removeprefix('draw_').removesuffix('s') or 'data'}"
 
 
-def _evaluate(cfg: DictConfig, run: Path, name: str) -> None:
+def _evaluate(cfg: DictConfig, run: Path, name: str, output: Path | None = None) -> None:
     """Evaluate one run, write everything and print a summary."""
     check_run(run, cfg.checkpoint, cfg.trust)
     config = resolve(cfg, *(["data"] if cfg.get("data") is not None else []))
@@ -73,36 +74,45 @@ def _evaluate(cfg: DictConfig, run: Path, name: str) -> None:
 
     settings: dict[str, Any] = {key: config[key] for key in (*_REQUEST, "threads")}
     result = evaluate_run(load_run(run, cfg.checkpoint, cfg.accelerator, cfg.trust), records, **settings)
-    _summarise(result, write_evaluation(result, name))
+    _summarise(result, write_evaluation(result, name, output))
 
 
-def _pool(cfg: DictConfig, runs: Sequence[Path], name: str) -> None:
-    """Evaluate every fold that is not evaluated yet, then all together."""
-    if cfg.get("data") is not None:
-        raise UserError("data=... tests one run on another data set; give run= the folder of a single run")
-    check_folds(Path(cfg.run), runs, cfg.checkpoint, cfg.trust)
-    from covid_xray.metrics.estimates import estimate, fold_table
-    from covid_xray.metrics.predictions import pool_predictions, read_predictions
-    from covid_xray.reporting.evaluation_folder import write_pooled_evaluation
-
-    config = resolve(cfg)
+def _combine(cfg: DictConfig, runs: Sequence[Path], name: str) -> None:
+    """Evaluate every run that is not evaluated yet, then all together."""
+    names = short_names(runs)
+    configs = {member: check_run(run, cfg.checkpoint, cfg.trust)[1] for member, run in zip(names, runs, strict=True)}
+    own = cfg.get("data") is None
+    if own:
+        fold_groups(configs)  # before the runs are evaluated, which takes long
+    differing = differing_settings(configs)
+    more = " ..." if len(differing) > 6 else ""
+    print(f"{len(runs)} runs, which differ in {', '.join(differing[:6]) or 'no setting'}{more}")
+    config = resolve(cfg) if own else resolve(cfg, "data")
     request = {key: config[key] for key in _REQUEST}
-    parts, found = {}, {}
-    for run in runs:
-        folder = RunFolder(run).evaluation(name)
-        if not is_current(run, name, request, cfg.checkpoint, cfg.trust):
+    members, found = {}, {}
+    for member, run in zip(names, runs, strict=True):
+        if not (own and is_current(run, name, request, cfg.checkpoint, cfg.trust)):
             print(f"Evaluating {run}")
             _evaluate(cfg, run, name)
-        parts[run.name] = read_predictions(folder / PREDICTIONS_FILE)
-        found[run.name] = read_json(folder / METRICS_FILE)
-    pooled, folds = pool_predictions(list(parts.values())), fold_table(parts)
-    estimates = estimate(pooled, cfg.resamples, cfg.seed)
-    target = write_pooled_evaluation(Path(cfg.run), name, pooled, estimates, folds, found)
-    row = folds["accuracy"]
-    print(f"{len(runs)} folds, {len(pooled.labels)} images of {pooled.n_patients} patients")
-    print(f"Accuracy: pooled {estimates.intervals['accuracy'].text(percent=True)}")
-    print(f"Accuracy by fold: mean {100 * row['mean']:.1f} %, SD {100 * row['sd']:.1f} %")
+        members[member] = read_member(run, name, cfg.checkpoint, cfg.trust)
+        found[member] = read_json(RunFolder(run).evaluation(name) / METRICS_FILE)
+    from covid_xray.reporting.evaluation_folder import write_pooled_evaluation
+
+    combined = combine(members, cfg.resamples, cfg.seed)
+    target = write_pooled_evaluation(_output(cfg), name, combined, found)
+    row, each = combined.table["accuracy"], "fold" if combined.is_pooled else "run"
+    images, accuracy = combined.predictions, combined.estimates.intervals["accuracy"]
+    print(f"{combined.text[0].upper()}{combined.text[1:]}, {len(images.labels)} images of {images.n_patients} patients")
+    print(f"Accuracy: {accuracy.text(percent=True)}")
+    print(f"Accuracy by {each}: mean {100 * row['mean']:.1f} %, SD {100 * row['sd']:.1f} %")
     print(f"Report: {target / 'report.html'}\nResearch only: not for diagnosis.")
+
+
+def _output(cfg: DictConfig) -> Path:
+    """The folder that gets the evaluation of several runs."""
+    if cfg.output is not None:
+        return Path(str(cfg.output))
+    return Path("outputs/ensemble") if OmegaConf.is_list(cfg.run) else RunFolder(Path(str(cfg.run))).results
 
 
 def _summarise(result: "EvaluationResult", target: Path) -> None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from covid_xray.errors import UserError
 from covid_xray.runs.config import check_run
+from covid_xray.runs.pooling import member_runs
 from covid_xray.runs.prediction_file import FORMATS, PredictionFile, list_images
 
 if TYPE_CHECKING:
@@ -19,14 +20,19 @@ if TYPE_CHECKING:
 def run(cfg: DictConfig) -> None:
     """Predict, row by row in the order of the input; the same command continues where it was stopped."""
     kind = _check(cfg)
-    check_run(cfg.run, cfg.checkpoint, cfg.trust)
+    runs = member_runs(cfg.run)
+    for run in runs:
+        check_run(run, cfg.checkpoint, cfg.trust)
     if next(list_images(cfg.input), None) is None:
         raise UserError(f"input={cfg.input} holds no images")
     from covid_xray.runs.load import load_run
     from covid_xray.runs.predict import Predictor
 
-    predictor = Predictor.create(load_run(cfg.run, cfg.checkpoint, cfg.accelerator, cfg.trust), cfg.confidence)
-    if predictor.calibration is None:
+    loaded = [load_run(run, cfg.checkpoint, cfg.accelerator, cfg.trust) for run in runs]
+    predictor = Predictor.create(loaded, cfg.confidence)
+    if len(runs) > 1:
+        print(f"Mean of the calibrated probabilities of {len(runs)} runs")
+    if not predictor.calibrations:
         print(f"Not calibrated, and no image is flagged as unlike the training images: {predictor.no_calibration}")
     file = PredictionFile(Path(str(cfg.output)), kind, predictor.columns, _origin(cfg, kind, predictor))
     left_out: Counter[str] = Counter()
@@ -70,14 +76,13 @@ def _check(cfg: DictConfig) -> str:
 
 def _origin(cfg: DictConfig, kind: str, predictor: "Predictor") -> dict[str, object]:
     """What the rows depend on."""
-    calibration = predictor.calibration
     return {
         "input": str(cfg.input),
         "format": kind,
-        "checkpoint": predictor.run.checkpoint_sha256,
-        "temperature": None if calibration is None else calibration.temperature.value,
+        "checkpoint": " ".join(run.checkpoint_sha256 for run in predictor.runs),
+        "temperature": list(predictor.temperatures) if predictor.calibrations else None,
         "confidence": predictor.confidence,
-        "precision": predictor.run.precision,
+        "precision": " ".join(run.precision for run in predictor.runs),
     }
 
 

@@ -31,6 +31,7 @@ SPLIT_NAMES = {
     "": "",
 }
 MAX_NAME = 100  # characters of the name of a class
+MAX_CLASSES = 1000  # of a run: memory is taken for each
 _SEPARATOR = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
 
 

@@ -1,18 +1,22 @@
 """Pretrained weights by torchvision's name or from a local file. Files are read as tensors only, never as code."""
 
+import json
 import pickle
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torchvision import models
 
-from covid_xray.errors import UserError
+from covid_xray.data.records import MAX_CLASSES, MAX_NAME
+from covid_xray.errors import CONTROL, UserError
+from covid_xray.networks.archive import bomb
 from covid_xray.networks.layer_groups import LayeredNetwork
 
 FILE_ENDINGS = (".pt", ".pth", ".safetensors", ".ckpt", ".tar", ".bin")
@@ -76,22 +80,43 @@ def load_body_weights(body: nn.Module, architecture: str, weights: str) -> None:
     load_matching(body, state, origin, what=architecture)
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Content of a file of weights.
+
+    Attributes:
+        state: Tensors by name.
+        class_names: Name of every logit; empty in files of other programs and of older versions.
+    """
+
+    state: dict[str, Tensor]
+    class_names: tuple[str, ...] = ()
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a .safetensors or torch file, with ``weights_only``.
+    """The tensors of `read_weights`."""
+    return read_weights(path).state
+
+
+def read_weights(path: Path) -> Weights:
+    """Read tensors, and the class names beside them, from a .safetensors or torch file, with ``weights_only``.
 
     Raises:
         UserError: If the file is missing, damaged or holds anything but tensors by name.
     """
     if not path.is_file():
         raise UserError(f"weights file {path} does not exist")
+    names: Any = None
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
+            with safe_open(path, framework="pt") as file:
+                names = json.loads((file.metadata() or {}).get("classes", "null"))
+                state: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no mapping
         else:
-            _refuse_bomb(path)
+            if reason := bomb(path):
+                raise UserError(f"weights file {path} cannot be read: {reason}; save it with torch.save")
             state = torch.load(path, map_location="cpu", weights_only=True)
+            names = state.get(CLASS_NAMES) if isinstance(state, dict) else None
     except UserError:
         raise
     except Exception as error:  # on damaged files torch and safetensors raise nearly any exception
@@ -104,23 +129,20 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     named = isinstance(state, dict) and all(isinstance(key, str) for key in state)
     if not named or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"weights file {path} holds no state dict (tensors by name)")
-    return dict(state)
+    return Weights(dict(state), _class_names(names))
+
+
+def _class_names(names: object) -> tuple[str, ...]:
+    """The class names that a file of this project has; empty if they are no such names, as in files of others."""
+    texts = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    sound = all(0 < len(name) <= MAX_NAME and not CONTROL.search(name) for name in texts)
+    whole = isinstance(names, list) and len(set(texts)) == len(names) and 2 <= len(names) <= MAX_CLASSES
+    return tuple(texts) if sound and whole else ()
 
 
 def _cause(error: BaseException) -> str:
     """The first line of an error; torch's first line about a pickle advises to run its code."""
     return type(error).__name__ if isinstance(error, pickle.UnpicklingError) else first_line(error)
-
-
-def _refuse_bomb(path: Path) -> None:
-    """Refuse a compressed file that would take much more memory than its size; torch does not compress."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            size = sum(part.file_size for part in archive.infolist())
-        if size > 2 * path.stat().st_size:
-            raise UserError(
-                f"weights file {path} is compressed, with {size:,} bytes of content; save it with torch.save"
-            )
 
 
 def _fetch(architecture: str, name: str) -> dict[str, Tensor]:

@@ -14,19 +14,22 @@ from covid_xray.files import atomic_write, write_atomically
 from covid_xray.metrics.estimates import Estimates
 from covid_xray.metrics.predictions import Predictions, write_predictions
 from covid_xray.reporting.evaluation_report import build_report, draw, numbers
+from covid_xray.reporting.events import event_file
 from covid_xray.reporting.html import Picture, Report, output_folder, write_report
 from covid_xray.reporting.model_card import model_card
-from covid_xray.reporting.pooled_report import POOLED, draw_pooled, pooled_numbers, pooled_report
+from covid_xray.reporting.pooled_report import draw_pooled, pooled_numbers, pooled_report, variant
 from covid_xray.runs.evaluate import EvaluationResult
-from covid_xray.runs.folder import EVENTS, METRICS_FILE, PREDICTIONS_FILE, RunFolder
+from covid_xray.runs.folder import METRICS_FILE, PREDICTIONS_FILE, RunFolder
+from covid_xray.runs.pooling import Combined
 
 
-def write_evaluation(result: EvaluationResult, name: str) -> Path:
+def write_evaluation(result: EvaluationResult, name: str, output: Path | None = None) -> Path:
     """Draw, render and write everything of an evaluation, also into the TensorBoard files of the run.
 
     Args:
         result: The evaluation.
         name: Its name.
+        output: Folder that gets ``evaluation/NAME``; None: the run's own, of a bundle ``outputs/BUNDLE``.
 
     Returns:
         The evaluation's folder.
@@ -34,10 +37,11 @@ def write_evaluation(result: EvaluationResult, name: str) -> Path:
     Raises:
         UserError: If the folder cannot be written.
     """
+    target = RunFolder(result.run.folder.results if output is None else output)
     pictures = draw(result)
     conditions = {f"shortcut test: {condition}": estimates for condition, estimates in result.conditions.items()}
     folder = _write(
-        result.run.folder,
+        target,
         name,
         result.predictions,
         {**result.variants, **conditions},
@@ -46,27 +50,18 @@ def write_evaluation(result: EvaluationResult, name: str) -> Path:
         build_report(result, name, pictures),
         model_card(result),
     )
-    _write_tensorboard(result.run.folder, name, result.estimates, pictures)
+    _write_tensorboard(target, name, result.estimates, pictures)
     return folder
 
 
-def write_pooled_evaluation(
-    path: Path,
-    name: str,
-    pooled: Predictions,
-    estimates: Estimates,
-    folds: Mapping[str, Mapping[str, float]],
-    found: Mapping[str, Mapping[str, Any]],
-) -> Path:
-    """Draw, render and write everything of a cross-validation, also as TensorBoard files.
+def write_pooled_evaluation(path: Path, name: str, combined: Combined, found: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Draw, render and write everything of several runs as one, also as TensorBoard files.
 
     Args:
-        path: Folder of the runs.
+        path: Folder that gets ``evaluation/NAME``, such as that of the runs.
         name: Name of the evaluation.
-        pooled: Test predictions of all folds.
-        estimates: Their metrics.
-        folds: From `covid_xray.metrics.estimates.fold_table`.
-        found: Content of the ``metrics.json`` of every fold's evaluation, by name of the fold.
+        combined: The metrics.
+        found: Content of the ``metrics.json`` of every member's evaluation, by name.
 
     Returns:
         The evaluation's folder.
@@ -74,17 +69,17 @@ def write_pooled_evaluation(
     Raises:
         UserError: If the folder cannot be written.
     """
-    pictures = draw_pooled(pooled, estimates)
+    pictures = draw_pooled(combined)
     folder = _write(
         RunFolder(path),
         name,
-        pooled,
-        {POOLED: estimates},
-        pooled_numbers(pooled, estimates, folds, found),
+        combined.predictions,
+        {variant(combined): combined.estimates},
+        pooled_numbers(combined, found),
         pictures,
-        pooled_report(path, pooled, estimates, folds, found, pictures),
+        pooled_report(path, combined, found, pictures),
     )
-    _write_tensorboard(RunFolder(path), name, estimates, pictures)
+    _write_tensorboard(RunFolder(path), name, combined.estimates, pictures)
     return folder
 
 
@@ -125,13 +120,8 @@ def _metrics_csv(estimates: Mapping[str, Estimates]) -> str:
 def _write_tensorboard(run: RunFolder, name: str, estimates: Estimates, pictures: Mapping[str, Picture]) -> None:
     """Write defined metrics and figures; an earlier evaluation of the same name is replaced."""
     from PIL import Image
-    from torch.utils.tensorboard import SummaryWriter
 
-    suffix = f".evaluation-{name}"
-    for old in run.path.glob(EVENTS):
-        if old.name.endswith(suffix):
-            old.unlink()
-    with SummaryWriter(str(run.path), filename_suffix=suffix) as writer:
+    with event_file(run.path, f".evaluation-{name}") as writer:
         for metric, interval in estimates.intervals.items():
             if np.isfinite(interval.value):
                 writer.add_scalar(f"evaluation/{name}/{metric}", interval.value, 0)

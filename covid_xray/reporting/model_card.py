@@ -34,7 +34,7 @@ def escape_markdown(value: object) -> Markup:
 
 
 # `finalize` escapes every value for Markdown; autoescape marks what the template itself contains as safe.
-_ENVIRONMENT = Environment(
+MARKDOWN = Environment(
     loader=PackageLoader("covid_xray.reporting"),
     autoescape=True,
     finalize=escape_markdown,
@@ -48,7 +48,7 @@ _ENVIRONMENT = Environment(
 def model_card(result: EvaluationResult) -> str:
     """The model card as Markdown."""
     verdict = [result.verdict.text] if result.verdict.cheats else []
-    return _ENVIRONMENT.get_template("model_card.md.j2").render(
+    return MARKDOWN.get_template("model_card.md.j2").render(
         name=result.run.folder.path.resolve().name,
         notice=NOT_FOR_DIAGNOSIS,
         warnings=[*result.leaks, *result.estimates.warnings, *verdict],
@@ -62,10 +62,13 @@ def _answers(result: EvaluationResult) -> dict[int, str]:
     """Answers that the software can give, by number of the item."""
     run, predictions = result.run, result.predictions
     model = select(run.config, "model.architecture") or select(run.config, "model._target_")
-    subsets = ", ".join(f"{split} {count:,}" for split, count in run.splits["split"].value_counts().items())
+    counts = run.splits["split"].value_counts()
+    subsets = ", ".join(f"{split} {count:,}" for split, count in counts.items()) or "not stated (no splits.csv here)"
     sources = result.table["source"].replace("", "not stated").value_counts()
     shared = run.splits.groupby("patient_id")["split"].nunique().gt(1).sum()
     level = f"By image: {shared:,} patients are in more than one subset." if shared else "Disjoint by patient."
+    if counts.empty:
+        level = "Not stated (no splits.csv here)."
     leaks = " ".join(result.leaks) or "No patient and no file is in two subsets."
     tta = " Test-time augmentation is reported in addition." if len(result.variants) > 2 else ""
     external = "Not in this evaluation; covid-xray evaluate run=... data=... tests on another data set."

@@ -1,4 +1,4 @@
-"""The figures, the report and the numbers of a cross-validation: all folds together."""
+"""The figures, the report and the numbers of several runs as one: folds pooled, an ensemble averaged."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from covid_xray.metrics.estimates import Estimates
-from covid_xray.metrics.predictions import Predictions
+from covid_xray.metrics.intervals import exact_interval
 from covid_xray.metrics.scores import OVERALL
 from covid_xray.reporting.evaluation_report import DISCRIMINATION, covid_class, draw_classification
 from covid_xray.reporting.html import Picture, Report, Section
@@ -20,87 +19,99 @@ from covid_xray.reporting.tables import (
     published_table,
 )
 from covid_xray.runs import provenance
+from covid_xray.runs.pooling import Combined
 
-POOLED = "calibrated, all folds"
 _KEY_METRICS = ("accuracy", "balanced_accuracy", "macro_auroc", "ece")
+_AVERAGED = "The calibrated probabilities of {count} runs are averaged for every image."
+_POOLED = (
+    "Pooled: every image once, predicted by the fold that did not train on it. The scores of different folds come "
+    "from different networks, so a pooled AUROC is slightly too low; see also the mean over the folds."
+)
 
 
-def draw_pooled(pooled: Predictions, estimates: Estimates) -> dict[str, Picture]:
-    """All figures of a cross-validation, by the name of their file."""
-    return draw_classification(pooled, estimates, {POOLED: (pooled, estimates.intervals["ece"])})
+def variant(combined: Combined) -> str:
+    """Name of the combined predictions in tables, such as ``calibrated, 5 folds pooled``."""
+    return f"calibrated, {combined.text}"
+
+
+def draw_pooled(combined: Combined) -> dict[str, Picture]:
+    """All figures of several runs as one, by the name of their file."""
+    pooled, estimates = combined.predictions, combined.estimates
+    return draw_classification(pooled, estimates, {variant(combined): (pooled, estimates.intervals["ece"])})
 
 
 def pooled_report(
-    path: Path,
-    pooled: Predictions,
-    estimates: Estimates,
-    folds: Mapping[str, Mapping[str, float]],
-    found: Mapping[str, Mapping[str, Any]],
-    pictures: Mapping[str, Picture],
+    path: Path, combined: Combined, found: Mapping[str, Mapping[str, Any]], pictures: Mapping[str, Picture]
 ) -> Report:
-    """The report of a cross-validation.
+    """The report of several runs as one.
 
     Args:
-        path: Folder of the runs.
-        pooled: Test predictions of all folds.
-        estimates: Their metrics.
-        folds: From `covid_xray.metrics.estimates.fold_table`.
-        found: Content of the ``metrics.json`` of every fold's evaluation, by name of the fold.
+        path: Folder that the evaluation is written into.
+        combined: The metrics.
+        found: Content of the ``metrics.json`` of every member's evaluation, by name.
         pictures: From `draw_pooled`.
     """
+    pooled, estimates = combined.predictions, combined.estimates
     by_class = [f"sensitivity/{name}" for name in pooled.class_names]
-    verdicts = tuple((fold, content["shortcuts"]["verdict"]) for fold, content in found.items())
-    leaks = [f"{fold}: {text}" for fold, content in found.items() for text in content["leaks"]]
-    data = f"{len(pooled.labels):,} images of {pooled.n_patients:,} patients, {len(found)} folds pooled"
-    pooling = (
-        "Pooled: every image once, predicted by the fold that did not train on it. The scores of different folds come "
-        "from different networks, so a pooled AUROC is slightly too low; see also the mean over the folds."
-    )
-    published = published_table("This cross-validation", estimates, covid_class(pooled.class_names), data)
+    verdicts = tuple((name, content["shortcuts"]["verdict"]) for name, content in found.items())
+    leaks = [f"{name}: {text}" for name, content in found.items() for text in content["leaks"]]
+    data = f"{len(pooled.labels):,} images of {pooled.n_patients:,} patients, {combined.text}"
+    size = len(next(iter(combined.groups.values())))
+    texts = [_AVERAGED.format(count=size)] * (size > 1) + [_POOLED] * combined.is_pooled
+    kind = "Cross-validation" if combined.is_pooled else "Ensemble"
+    alone = _source_only(found) if combined.is_pooled and size == 1 else "see the runs"
+    published = published_table(f"This {kind.lower()}", estimates, covid_class(pooled.class_names), data, alone)
+    each = "By fold" if combined.is_pooled else "Each run alone"
     return Report(
-        title=f"Cross-validation {path.resolve().name}",
+        title=f"{kind} {path.resolve().name}",
         subtitle=data,
         key_metrics={name.replace("_", " "): metric_text(name, estimates.intervals[name]) for name in _KEY_METRICS},
         warnings=[*leaks, *estimates.warnings],
         sections=[
-            Section("By fold", tables=[fold_values_table(folds, [*OVERALL, *by_class])]),
+            Section(each, tables=[fold_values_table(combined.table, [*OVERALL, *by_class], each)]),
             Section(
-                "All folds together",
-                [pooling],
+                "All folds together" if combined.is_pooled else "All runs together",
+                texts,
                 pictures=[pictures[name] for name in DISCRIMINATION],
-                tables=[overall_table({"pooled": estimates}), class_table(estimates)],
+                tables=[overall_table({variant(combined): estimates}), class_table(estimates)],
             ),
-            Section("Calibration", ["Each fold has its own temperature."], pictures=[pictures["reliability"]]),
-            Section("Shortcut test", tables=[Table(("fold", "verdict"), verdicts)]),
+            Section("Calibration", ["Each run has its own temperature."], pictures=[pictures["reliability"]]),
+            Section("Shortcut test", tables=[Table(("run", "verdict"), verdicts)]),
             Section("Published results", tables=[published]),
         ],
         provenance=_provenance(found),
     )
 
 
-def pooled_numbers(
-    pooled: Predictions,
-    estimates: Estimates,
-    folds: Mapping[str, Mapping[str, float]],
-    found: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
-    """Content of ``metrics.json`` of a cross-validation; arguments as for `pooled_report`."""
+def pooled_numbers(combined: Combined, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Content of ``metrics.json`` of several runs as one; arguments as for `pooled_report`."""
     return {
-        "images": len(pooled.labels),
-        "classes": list(pooled.class_names),
-        "pooled": estimates.to_dict(),
+        "images": len(combined.predictions.labels),
+        "classes": list(combined.predictions.class_names),
+        "combination": combined.text,
+        "members": {group: list(names) for group, names in combined.groups.items()},
+        "pooled": combined.estimates.to_dict(),
         "folds": {
-            metric: {fold: None if np.isnan(value) else value for fold, value in row.items()}
-            for metric, row in folds.items()
+            metric: {name: None if np.isnan(value) else value for name, value in row.items()}
+            for metric, row in combined.table.items()
         },
-        "verdicts": {fold: content["shortcuts"]["verdict"] for fold, content in found.items()},
-        "leaks": {fold: content["leaks"] for fold, content in found.items()},
+        "verdicts": {name: content["shortcuts"]["verdict"] for name, content in found.items()},
+        "leaks": {name: content["leaks"] for name, content in found.items()},
         "provenance": _provenance(found),
     }
 
 
+def _source_only(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Accuracy of the source alone over all folds, each learned from the training images of its fold."""
+    scores = [content["source_only"]["score"] for content in found.values() if content.get("source_only")]
+    if len(scores) < len(found):
+        return "no sources named"
+    correct, total = (sum(score[key] for score in scores) for key in ("correct", "test_images"))
+    return f"{exact_interval(correct, total).text(percent=True)}, {correct} of {total}"
+
+
 def _provenance(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    checkpoints = {f"checkpoint, {fold}": content["provenance"]["checkpoint"] for fold, content in found.items()}
+    checkpoints = {f"checkpoint, {name}": content["provenance"]["checkpoint"] for name, content in found.items()}
     return {
         "commit of this software": provenance.commit(),
         **checkpoints,

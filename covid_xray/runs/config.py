@@ -18,7 +18,7 @@ Config = dict[str, Any]
 # The groups that are built from the configuration of a run, and what the configuration may name there without trust.
 # Nothing else that can be imported: a library of this project or its readers would open, write or run other files.
 _READERS = ("folder.read_folder", "manifest.read_manifest", "phantom.draw_phantoms")
-_MAX_SPLITS, _MAX_CLASSES = 1 << 28, 1000  # bytes, and classes: memory is taken for each
+_MAX_SPLITS = 1 << 28  # bytes
 _NETWORKS = ("resnet.TransferResNet", "timm_network.TimmNetwork", "covidnet.CovidNetLike", "darkcovidnet.DarkCovidNet")
 _ALLOWED = {
     "schedule": ("covid_xray.schedule.Schedule",),
@@ -53,7 +53,7 @@ def check_run(
     Fast: torch is not imported.
 
     Args:
-        run: The run folder.
+        run: The run folder, or a bundle.
         checkpoint: ``best``, ``last``, or None for the one that the run itself was tested with.
         trust: Whether the configuration may name code outside this project, and any place to write at.
 
@@ -63,9 +63,8 @@ def check_run(
     folder = RunFolder(Path(run))
     if not folder.path.is_dir():
         raise UserError(f"run={run} is no folder")
-    for file in (folder.config, folder.splits):
-        if not file.is_file():
-            raise UserError(f"run={run} is no run folder: {file.name} is missing")
+    if not folder.config.is_file():
+        raise UserError(f"run={run} is no run folder: {folder.config.name} is missing")
     config = read_config(folder.config)
     refuse_foreign_code(config, folder.config, trust)
     for path in () if trust else (folder.calibration, folder.path / "evaluation", *folder.path.glob("evaluation/*")):
@@ -74,6 +73,8 @@ def check_run(
     name = checkpoint or select(config, "checkpoint.select") or "best"
     if name not in ("best", "last"):
         raise UserError(f"checkpoint must be best or last, not {name!r}")
+    if folder.is_bundle and name != (select(config, "checkpoint.select") or "best"):
+        raise UserError(f"checkpoint={name}: {run} is a bundle, which has one set of weights; leave checkpoint out")
     if not folder.checkpoint(name).is_file():
         raise UserError(f"{folder.checkpoint(name)} does not exist: the run has no {name} checkpoint (yet)")
     return folder, config, name, read_splits(folder)
@@ -88,15 +89,18 @@ def checkpoint_of(weights: str) -> str:
 
 
 def read_splits(folder: RunFolder) -> "pd.DataFrame":
-    """The split of every image, all columns as text.
+    """The split of every image, all columns as text; an empty table if the folder has none, as a bundle.
 
     Raises:
         UserError: If the file is damaged.
     """
     import pandas as pd
 
-    from covid_xray.data.records import check_text
+    from covid_xray.data.records import MAX_CLASSES, check_text
 
+    columns = ["path", "label", "patient_id", "source", "split"]
+    if not folder.splits.exists():
+        return pd.DataFrame(columns=columns, dtype=str)
     try:
         # Read at once: a file that is larger than memory, or a pipe, is refused before.
         table = pd.read_csv(io.StringIO(read_text(folder.splits, _MAX_SPLITS)), dtype=str, keep_default_na=False)
@@ -104,12 +108,12 @@ def read_splits(folder: RunFolder) -> "pd.DataFrame":
         raise
     except (OSError, ValueError) as error:
         raise damaged(folder.splits, str(error)) from None
-    if missing := [name for name in ("path", "label", "patient_id", "source", "split") if name not in table]:
+    if missing := [name for name in columns if name not in table]:
         raise UserError(f"{folder.splits} has no column {missing[0]!r}; it is no splits.csv of a run")
     if table["label"].nunique() < 2:
         raise UserError(f"{folder.splits} lists fewer than two classes")
-    if table["label"].nunique() > _MAX_CLASSES:
-        raise damaged(folder.splits, f"it lists more than {_MAX_CLASSES} classes")
+    if table["label"].nunique() > MAX_CLASSES:
+        raise damaged(folder.splits, f"it lists more than {MAX_CLASSES} classes")
     if not (known := table["split"].isin(["train", "val", "test", "unseen"])).all():
         raise damaged(folder.splits, f"the split {table['split'][~known].iloc[0]!r} is unknown")
     check_text(table)

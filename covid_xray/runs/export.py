@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,51 +19,97 @@ from torch import Tensor, nn
 from covid_xray.errors import UserError
 from covid_xray.files import atomic_write, write_atomically, write_failure
 from covid_xray.runs import provenance
-from covid_xray.runs.calibration import calibrate
+from covid_xray.runs.calibration import Calibration
 from covid_xray.runs.images import own_images, own_records
 from covid_xray.runs.inference import image_reader
 from covid_xray.runs.load import Run
+from covid_xray.runs.predict import Predictor
 from covid_xray.training.module import XrayClassifier
 
 FORMATS = ("onnx", "safetensors")
 
 
 def export_run(
-    run: Run, output: Path, format: str | None = None, images: Tensor | None = None, tolerance: float = 1e-3
+    runs: Run | Sequence[Run],
+    output: Path,
+    format: str | None = None,
+    images: Tensor | None = None,
+    tolerance: float = 1e-3,
 ) -> float | None:
     """Write a file, read it again, and compare it with PyTorch on real images.
 
     Args:
-        run: The trained run, on the CPU.
+        runs: The trained run on the CPU, or several whose calibrated probabilities the ONNX file averages.
         output: The file. Safetensors get the metadata (.json) and the configuration (.yaml) beside them.
         format: ``onnx`` or ``safetensors``; None: by the ending of the file name.
         images: Images (n, 1, s, s), uint8, to compare on; None: 16 of `check_batch`.
-        tolerance: Largest difference of a logit that is accepted.
+        tolerance: Largest difference that is accepted.
 
     Returns:
-        The largest difference of a logit; None if onnxruntime is not installed.
+        The largest difference of a logit, of several runs of a probability; None if onnxruntime is not installed.
 
     Raises:
-        UserError: If a library is missing, the file cannot be written, or it differs; it is then removed.
+        UserError: If a library is missing, the file cannot be written, it differs (it is then removed), or the runs do
+            not fit one file.
     """
+    members = (runs,) if isinstance(runs, Run) else tuple(runs)
     kind = format or output.suffix.removeprefix(".")
     if kind not in FORMATS:
         raise UserError(f"format must be onnx or safetensors, not {kind!r}")
-    if run.device.type != "cpu":
-        raise UserError("export needs a run on the CPU: load_run(folder, accelerator='cpu')")
-    images, metadata = check_batch(run)[0] if images is None else images, _metadata(run)
+    calibrations = check_members(members)
+    if len(members) > 1 and kind == "safetensors":
+        raise UserError("format=safetensors holds one network; use format=bundle or format=onnx for several runs")
+    sizes = {(run.base_size, run.image_size) for run in members}
+    if len(sizes) > 1:
+        raise UserError(f"one ONNX file needs runs of one image size, not {sorted(sizes)}; use format=bundle")
+    first, images = members[0], check_batch(members[0])[0] if images is None else images
+    metadata = describe(first, calibrations[0] if calibrations else None)
+    if len(members) > 1:
+        metadata |= _describe_average(members)
+    temperatures = [calibration.temperature.value for calibration in calibrations] or [1.0]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        write = _export_onnx if kind == "onnx" else _export_safetensors
-        difference = write(run, metadata, images, output)
+        if kind == "onnx":
+            difference = _export_onnx(members, temperatures, metadata, images, output)
+        else:
+            difference = _export_safetensors(first, metadata, images, output)
     except OSError as error:
         raise write_failure(output, error) from None
-    if difference is not None and not difference <= tolerance:
-        output.unlink()
+    if difference is not None:
+        check_difference(difference, tolerance, output)
+    return difference
+
+
+def check_members(runs: Sequence[Run]) -> list[Calibration]:
+    """Check that runs can be exported together.
+
+    Returns:
+        Their calibrations; empty for a single run without one.
+
+    Raises:
+        UserError: If a run is on another device than the CPU, or one of several is not calibrated or has other classes.
+    """
+    if any(run.device.type != "cpu" for run in runs):
+        raise UserError("export needs a run on the CPU: load_run(folder, accelerator='cpu')")
+    return list(Predictor.create(runs).calibrations)
+
+
+def check_difference(difference: float, tolerance: float, file: Path) -> None:
+    """Check an exported file.
+
+    Raises:
+        UserError: If it differs by more than the tolerance, or by nan; the file is removed.
+    """
+    if not difference <= tolerance:
+        file.unlink()
         raise UserError(
             f"the exported network differs by {difference:.2g} in a logit (tolerance={tolerance}); the file was removed"
         )
-    return difference
+
+
+def largest_difference(run: Run, other: Run, images: Tensor) -> float:
+    """Largest difference of a logit between two runs on images (n, 1, s, s), uint8."""
+    return float((_logits(run, images) - _logits(other, images)).abs().max())
 
 
 def check_batch(run: Run, count: int = 16) -> tuple[Tensor, str]:
@@ -102,7 +148,24 @@ class Deployed(nn.Module):
         return logits, torch.softmax(logits / self.temperature, dim=1)
 
 
-def write_onnx(network: Deployed, image_size: int, metadata: Mapping[str, Any], file: Path) -> None:
+class Averaged(nn.Module):
+    """Mean of the probabilities of several networks, and its logarithm in place of logits.
+
+    Args:
+        networks: Networks of the same classes and image size.
+    """
+
+    def __init__(self, networks: Sequence[Deployed]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithms and probabilities, both (n, classes), of uint8 images (n, 1, s, s)."""
+        probabilities = torch.stack([network(images)[1] for network in self.networks]).mean(dim=0)
+        return probabilities.clamp_min(1e-12).log(), probabilities
+
+
+def write_onnx(network: nn.Module, image_size: int, metadata: Mapping[str, Any], file: Path) -> None:
     """Write an ONNX file: input ``images``, outputs ``logits`` and ``probabilities``, any number of images.
 
     Args:
@@ -138,8 +201,8 @@ def write_onnx(network: Deployed, image_size: int, metadata: Mapping[str, Any], 
         model = program.model_proto
     except torch.onnx.errors.OnnxExporterError as error:
         raise UserError(f"this network cannot be exported to ONNX ({str(error).splitlines()[0]})") from None
-    for key, value in metadata.items():
-        model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+    for key, value in metadata_text(metadata).items():
+        model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model)
     with atomic_write(file) as draft:
         onnx.save_model(model, str(draft))
@@ -158,8 +221,8 @@ def run_onnx(
     return logits, probabilities
 
 
-def _metadata(run: Run) -> dict[str, Any]:
-    calibration = calibrate(run)[0]
+def describe(run: Run, calibration: Calibration | None) -> dict[str, Any]:
+    """What a user of exported weights must know, by name."""
     if calibration is None:
         print("Not calibrated: the run's validation images are not here, and it has no calibration.json")
     size, first = run.image_size, run.base_size
@@ -174,11 +237,29 @@ def _metadata(run: Run) -> dict[str, Any]:
         "std": [round(float(value), 9) for value in run.module.std.flatten()],
         "temperature": calibration.temperature.value if calibration is not None else 1.0,
         "calibrated": calibration is not None,
-        "checkpoint": f"{run.checkpoint}.ckpt, SHA-256 {run.checkpoint_sha256}",
+        "checkpoint": run.checkpoint_text,
         "commit": provenance.commit(),
         "libraries": provenance.versions(),
         "use": "Research only: not a medical device, not for diagnosis.",
     }
+
+
+def _describe_average(runs: Sequence[Run]) -> dict[str, Any]:
+    """What differs in the metadata of several runs as one."""
+    return {
+        "logits": "logarithm of the mean probability",
+        "temperature": 1.0,
+        "normalisation": "inside",
+        "mean": None,
+        "std": None,
+        "members": len(runs),
+        "checkpoint": [run.checkpoint_text for run in runs],
+    }
+
+
+def metadata_text(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Metadata as the header of a safetensors file takes it: values that are no text become JSON."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
 
 
 def _logits(run: Run, images: Tensor) -> Tensor:
@@ -187,24 +268,27 @@ def _logits(run: Run, images: Tensor) -> Tensor:
     return answer
 
 
-def _export_onnx(run: Run, metadata: dict[str, Any], images: Tensor, output: Path) -> float | None:
-    write_onnx(Deployed(run.module, metadata["temperature"]).eval(), run.image_size, metadata, output)
+def _export_onnx(
+    runs: Sequence[Run], temperatures: Sequence[float], metadata: dict[str, Any], images: Tensor, output: Path
+) -> float | None:
+    parts = [Deployed(run.module, value) for run, value in zip(runs, temperatures, strict=True)]
+    write_onnx((parts[0] if len(parts) == 1 else Averaged(parts)).eval(), runs[0].image_size, metadata, output)
+    expected, compared = [_logits(run, images) for run in runs], 0
+    if len(runs) > 1:
+        expected, compared = [torch.softmax(part / t, dim=1) for part, t in zip(expected, temperatures, strict=True)], 1
+    mean = torch.stack(expected).mean(dim=0).numpy()
     # One image and all of them: the batch is dynamic.
     answers = [run_onnx(output, part.numpy()) for part in (images, images[:1])]
-    expected = _logits(run, images).numpy()
-    differences = []
-    for answer in answers:
-        if answer is None:
-            return None
-        differences.append(np.abs(answer[0] - expected[: len(answer[0])]).max())
-    return float(max(differences))
+    differences = [
+        np.abs(found[compared] - mean[: len(found[compared])]).max() for found in answers if found is not None
+    ]
+    return float(max(differences)) if differences else None
 
 
 def _export_safetensors(run: Run, metadata: dict[str, Any], images: Tensor, output: Path) -> float:
     expected = _logits(run, images)
     state = {name: tensor.contiguous() for name, tensor in run.module.state_dict().items()}
-    text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    write_atomically(output, save(state, text))
+    write_atomically(output, save(state, metadata_text(metadata)))
     write_atomically(output.with_suffix(".json"), json.dumps(metadata, indent=2) + "\n")
     write_atomically(output.with_suffix(".yaml"), OmegaConf.to_yaml(OmegaConf.create(run.config)))
     run.module.load_state_dict(load_file(output))

@@ -30,7 +30,9 @@ def own_records(run: Run) -> pd.DataFrame:
     """
     data = run.config.get("data")
     if not data:
-        raise UserError(f"{run.folder.path} does not say where its images are; give their table with records=...")
+        raise UserError(
+            f"{run.folder.path} does not say where its images are; give images with data=... (from Python: records=...)"
+        )
     draws = data["_target_"] == f"{draw_phantoms.__module__}.{draw_phantoms.__name__}"
     # A set has at least one image of each patient, so one of more patients than images is not the run's.
     fits = run.trust or data.get("patients") in range(len(run.splits) + 1)
@@ -54,7 +56,7 @@ def own_images(run: Run, records: pd.DataFrame, split: str) -> pd.DataFrame:
     splits = run.splits
     chosen = splits[splits["split"] == split].sort_values("path", kind="stable")
     if chosen.empty:
-        raise UserError(f"the run has no {split} images: splits.csv lists none")
+        raise UserError(f"the run has no {split} images: its splits.csv lists none, or is missing")
     joined = chosen.merge(records[["path", "file", "label"]], on="path", how="left", suffixes=("", "_now"))
     lost = joined["file"].isna()
     if lost.any():

@@ -19,7 +19,8 @@ from torch import nn
 from covid_xray.errors import UserError
 from covid_xray.hardware import accelerator as best_accelerator
 from covid_xray.hardware import best_precision
-from covid_xray.networks.weights import read_state_dict
+from covid_xray.networks.archive import archive_fault
+from covid_xray.networks.weights import Weights, read_weights
 from covid_xray.runs.config import Config, build, check_run, select
 from covid_xray.runs.folder import RunFolder
 from covid_xray.runs.provenance import file_hash
@@ -40,7 +41,7 @@ class Run:
         folder: Its files.
         config: The configuration that it began with, plain types.
         checkpoint: ``best`` or ``last``.
-        splits: Its ``splits.csv``: path, label, patient_id, source and split of every image.
+        splits: Its ``splits.csv``: path, label, patient_id, source and split of every image; empty without that file.
         module: The classifier in evaluation mode, on the device.
         image_size: Side of the last phase's images, in pixels.
         base_size: Side to which training resized every image first: the largest phase's.
@@ -72,6 +73,11 @@ class Run:
     def checkpoint_sha256(self) -> str:
         """SHA-256 of the checkpoint file."""
         return file_hash(self.folder.checkpoint(self.checkpoint))
+
+    @property
+    def checkpoint_text(self) -> str:
+        """Name and SHA-256 of the checkpoint file, for reports."""
+        return f"{self.folder.checkpoint(self.checkpoint).name}, SHA-256 {self.checkpoint_sha256}"
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -130,7 +136,7 @@ def load_run(
     """Load a run's network with its weights, in evaluation mode.
 
     Args:
-        run: The run folder.
+        run: The run folder, or a bundle.
         checkpoint: ``best``, ``last``, or None for the one that the run itself was tested with.
         accelerator: ``auto``, ``cpu``, ``gpu`` or ``mps``.
         trust: Whether the configuration may name code outside this project, and any place to write at.
@@ -142,12 +148,22 @@ def load_run(
     trust = trust or network is not None  # the network is the user's own code
     folder, config, name, splits = check_run(run, checkpoint, trust)
     schedule: Schedule = build(config, "schedule")
-    classes = sorted(splits["label"].unique())
+    file = folder.checkpoint(name)
+    weights = _read_weights(file)
+    classes = list(weights.class_names) or sorted(splits["label"].unique())  # older checkpoints have no class names
+    if not classes:
+        raise UserError(f"{file} has no class names, and {folder.splits} is missing; restore it")
+    if len(splits) and set(splits["label"]) != set(classes):
+        raise UserError(f"{folder.splits} does not fit {file}, whose classes are {', '.join(classes)}; restore it")
     if network is None:
         network = build(config, "model", num_classes=len(classes))
     module = XrayClassifier(network, schedule, classes, mask_centre=config.get("mask_centre"))
-    _load_weights(module, folder.checkpoint(name))
-    device = _device(accelerator)
+    try:
+        module.load_state_dict(weights.state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).splitlines()[-1].split())
+        raise UserError(f"{file} does not fit the run's model and classes ({reason[:200]})") from None
+    device = torch_device(accelerator)
     precision = str(select(config, "trainer.precision") or "auto")
     if precision == "auto":
         precision = best_precision(device.type)
@@ -181,18 +197,24 @@ def tta_augmentation(config: Mapping[str, Any]) -> Any:
     return build({"augment": {**settings, "transforms": transforms}}, "augment")
 
 
-def _load_weights(module: XrayClassifier, file: Path) -> None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of a pickle before it refuses it
-            state = read_state_dict(file)
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).splitlines()[-1].split())
-        raise UserError(f"{file} does not fit the run's model and classes ({reason[:200]})") from None
+def _read_weights(file: Path) -> Weights:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of a pickle before it refuses it
+        weights = read_weights(file)
+    if file.suffix == ".ckpt" and (reason := archive_fault(file)):
+        raise UserError(f"{file} is damaged ({reason}); restore it, or train again with resume=never")
+    return weights
 
 
-def _device(accelerator: str) -> torch.device:
+def torch_device(accelerator: str) -> torch.device:
+    """The device that a name stands for.
+
+    Args:
+        accelerator: ``auto``, ``cpu``, ``gpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        UserError: If the name is unknown, or this machine has no such device.
+    """
     names = {"auto": best_accelerator(), "cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
     if accelerator not in names:
         raise UserError(f"accelerator must be auto, cpu, gpu or mps, not {accelerator!r}")

@@ -1,6 +1,6 @@
 """Predict the class of images: calibrated probabilities, out-of-distribution score and flags, row by row."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,74 +10,115 @@ import pandas as pd
 import torch
 
 from covid_xray.data.images.grey import GreyImage, ImageError
+from covid_xray.data.images.read import read_image
 from covid_xray.data.images.resize import resize
 from covid_xray.errors import UserError
 from covid_xray.metrics.calibration import apply_temperature
 from covid_xray.runs.calibration import Calibration, calibrate, ood_score
-from covid_xray.runs.inference import image_reader, infer_batch, read_ahead
+from covid_xray.runs.inference import FloatArray, infer_batch, read_ahead
 from covid_xray.runs.load import Run
 
+Sizes = dict[tuple[int, int], GreyImage]  # an image at each (first size, last size)
 UNSURE, OUT_OF_DISTRIBUTION = "unsure", "unlike the training images"
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A run with its calibration, ready to predict.
+    """A run, or several whose results are averaged, with their calibrations, ready to predict.
 
     Attributes:
-        run: The trained run.
-        calibration: What the validation images gave, or None.
+        runs: The trained runs, of the same classes.
+        calibrations: What the validation images gave, for each run; empty if a single run has none.
         no_calibration: Why there is no calibration.
         confidence: Predictions below this probability are flagged as unsure.
     """
 
-    run: Run
-    calibration: Calibration | None
+    runs: tuple[Run, ...]
+    calibrations: tuple[Calibration, ...]
     no_calibration: str
     confidence: float
 
     @classmethod
-    def create(cls, run: Run, confidence: float | None = None) -> "Predictor":
-        """Calibrate a run; ``confidence`` of None takes the limit from the validation images."""
-        calibration, reason = calibrate(run)
+    def create(cls, runs: Run | Sequence[Run], confidence: float | None = None) -> "Predictor":
+        """Calibrate runs; ``confidence`` of None takes the limit from the validation images, the mean of all runs.
+
+        Raises:
+            UserError: If one of several runs cannot be calibrated, or their classes differ.
+        """
+        members = (runs,) if isinstance(runs, Run) else tuple(runs)
+        check_same_classes(members)
+        found = [calibrate(run) for run in members]
+        calibrations = tuple(calibration for calibration, _ in found if calibration is not None)
+        reasons = [
+            f"{run.folder.path}: {reason}" if len(members) > 1 else reason
+            for run, (calibration, reason) in zip(members, found, strict=True)
+            if calibration is None
+        ]
+        if reasons and len(members) > 1:
+            raise UserError(f"an ensemble averages calibrated probabilities, but a run is not calibrated: {reasons[0]}")
         if confidence is None:
-            confidence = 0.0 if calibration is None else calibration.confidence_limit
-        return cls(run, calibration, reason, confidence)
+            limits = [calibration.confidence_limit for calibration in calibrations]
+            confidence = float(np.mean(limits)) if limits else 0.0
+        return cls(members, calibrations, reasons[0] if reasons else "", confidence)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the values in a row."""
-        chances = (f"p_{name}" for name in self.run.class_names)
+        chances = (f"p_{name}" for name in self.runs[0].class_names)
         return ("path", "prediction", "confidence", *chances, "ood_score", "flag", "error")
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """What the logits of each run are divided by; 1 without a calibration."""
+        return tuple(calibration.temperature.value for calibration in self.calibrations) or (1.0,)
 
     def predict(
         self, files: Iterable[str], batch_size: int | None = None, threads: int | None = None
     ) -> Iterator[list[dict[str, Any]]]:
         """Yield rows, a batch at a time, in the order of the files. A file that cannot be read gets an ``error``."""
-        read = _reading(image_reader(self.run))
-        for names, images in read_ahead(read, files, batch_size or self.run.batch_size, threads):
+        for names, images in read_ahead(self.read, files, batch_size or self.runs[0].batch_size, threads):
             yield self.rows(names, images)
 
-    def rows(self, names: Sequence[str], images: Sequence[GreyImage | str]) -> list[dict[str, Any]]:
-        """Rows of images at the run's size; a text in the place of an image is the reason why it could not be read."""
+    def read(self, file: str) -> Sizes | str:
+        """An image at the size of each run, or why it cannot be read."""
+        try:
+            return self.resized(read_image(file))
+        except ImageError as error:
+            return error.reason
+        except UserError as error:  # of a missing library
+            return str(error)
+
+    def resized(self, image: GreyImage) -> Sizes:
+        """An image at every size that the runs need, with the same pixels as in training."""
+        sizes = {(run.base_size, run.image_size) for run in self.runs}
+        return {size: resize(resize(image, size[0]), size[1]) for size in sizes}
+
+    def rows(self, names: Sequence[str], images: Sequence[Sizes | str]) -> list[dict[str, Any]]:
+        """Rows of images from `read`; a text in the place of an image is the reason why it could not be read."""
         good = [image for image in images if not isinstance(image, str)]
-        known, temperature = "", 1.0
-        if self.calibration is not None:
-            known, temperature = self.calibration.features, self.calibration.temperature.value
-        logits, features = np.zeros((0, 2)), None
-        if good:
-            logits, features = infer_batch(self.run, torch.from_numpy(np.stack(good)).unsqueeze(1), bool(known))
-        found = iter(zip(apply_temperature(logits, temperature), ood_score(logits, features, known), strict=True))
+        found = iter(zip(*self._averages(good), strict=True)) if good else iter(())
         rows = []
         for name, image in zip(names, images, strict=True):
             row: dict[str, Any] = dict.fromkeys(self.columns) | {"path": name, "flag": "", "error": ""}
             rows.append(row | ({"error": image} if isinstance(image, str) else self._prediction(*next(found))))
         return rows
 
+    def _averages(self, images: Sequence[Sizes]) -> tuple[FloatArray, FloatArray]:
+        """Mean over the runs of the calibrated probabilities (n, c), and of the out-of-distribution score (n,)."""
+        chances, scores = [], []
+        for number, (run, temperature) in enumerate(zip(self.runs, self.temperatures, strict=True)):
+            pixels = np.stack([image[run.base_size, run.image_size] for image in images])
+            known = self.calibrations[number].features if self.calibrations else ""
+            logits, features = infer_batch(run, torch.from_numpy(pixels).unsqueeze(1), bool(known))
+            chances.append(apply_temperature(logits, temperature))
+            scores.append(ood_score(logits, features, known))
+        return np.mean(chances, axis=0), np.mean(scores, axis=0)
+
     def _prediction(self, chances: Any, score: Any) -> dict[str, Any]:
-        names, best = self.run.class_names, int(chances.argmax())
+        names, best = self.runs[0].class_names, int(chances.argmax())
         unsure = chances.max() < self.confidence
-        unlike = self.calibration is not None and score > self.calibration.ood_limit
+        limits = [calibration.ood_limit for calibration in self.calibrations]
+        unlike = bool(limits) and score > np.mean(limits)
         return {
             "prediction": names[best],
             "confidence": float(chances[best]),
@@ -87,13 +128,27 @@ class Predictor:
         }
 
 
+def check_same_classes(runs: Sequence[Run]) -> None:
+    """Check that runs have the same classes.
+
+    Raises:
+        UserError: Naming the first run with other classes.
+    """
+    for run in runs[1:]:
+        if run.class_names != runs[0].class_names:
+            raise UserError(
+                f"{run.folder.path} has the classes {', '.join(run.class_names)}, but {runs[0].folder.path} has "
+                f"{', '.join(runs[0].class_names)}; an ensemble needs the same classes"
+            )
+
+
 def predict_images(
-    run: Run, images: Sequence[str | Path | np.ndarray[Any, Any]], confidence: float | None = None
+    runs: Run | Sequence[Run], images: Sequence[str | Path | np.ndarray[Any, Any]], confidence: float | None = None
 ) -> pd.DataFrame:
     """Predict image files or arrays.
 
     Args:
-        run: The trained run.
+        runs: The trained run, or several whose calibrated probabilities are averaged.
         images: Paths, or grey images (height, width), uint8.
         confidence: Predictions below this probability are flagged as unsure; None: the limit from validation images.
 
@@ -104,35 +159,20 @@ def predict_images(
     Raises:
         UserError: If an array is no grey uint8 image.
     """
-    predictor = Predictor.create(run, confidence)
-    read = _reading(image_reader(run))
+    predictor = Predictor.create(runs, confidence)
 
-    def pixels(number: int) -> GreyImage | str:
+    def pixels(number: int) -> Sizes | str:
         image = images[number]
         if not isinstance(image, np.ndarray):
-            return read(str(image))
+            return predictor.read(str(image))
         if image.ndim != 2 or image.dtype != np.uint8:
             raise UserError(f"image {number} must be uint8 (height, width), not {image.dtype} of shape {image.shape}")
-        return resize(resize(image, run.base_size), run.image_size)
+        return predictor.resized(image)
 
     names = [f"array {i}" if isinstance(image, np.ndarray) else str(image) for i, image in enumerate(images)]
     rows = [
         row
-        for numbers, read_images in read_ahead(pixels, range(len(images)), run.batch_size)
+        for numbers, read_images in read_ahead(pixels, range(len(images)), predictor.runs[0].batch_size)
         for row in predictor.rows([names[number] for number in numbers], read_images)
     ]
     return pd.DataFrame(rows, columns=list(predictor.columns))
-
-
-def _reading(read: Callable[[str], GreyImage]) -> Callable[[str], GreyImage | str]:
-    """Read an image, or return the reason why it cannot be read."""
-
-    def attempt(file: str) -> GreyImage | str:
-        try:
-            return read(file)
-        except ImageError as error:
-            return error.reason
-        except UserError as error:  # of a missing library
-            return str(error)
-
-    return attempt

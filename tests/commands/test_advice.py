@@ -27,6 +27,7 @@ _COMMANDS = (
     "evaluate",
     "predict",
     "export",
+    "probe",
 )
 
 

@@ -68,6 +68,7 @@ def test_numbers_agree_with_scikit_learn(evaluated: Path) -> None:
     assert set(found["variants"]) == {"as trained", "calibrated", "TTA, fastai's rule", "TTA, plain mean"}
     assert set(found["shortcuts"]["conditions"]) == {
         "whole image",
+        "centre of other images",
         "centre blacked out",
         "centre only",
         "border removed",
@@ -202,7 +203,7 @@ def test_damaged_and_foreign_checkpoints(command: InProcess, tiny_run: Path) -> 
     file.write_bytes((tiny_run / "checkpoints" / "best.ckpt").read_bytes())
     table = pd.read_csv(run / "splits.csv", dtype=str)
     table[table["label"] != "normal"].to_csv(run / "splits.csv", index=False)
-    mistake(command(f"evaluate run={run}"), "does not fit")
+    mistake(command(f"evaluate run={run}"), "splits.csv does not fit")
     table[table["split"] != "test"].to_csv(run / "splits.csv", index=False)
     mistake(command(f"evaluate run={run}"), "has no test images")
 

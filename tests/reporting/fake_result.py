@@ -58,6 +58,7 @@ def make_result(path: Path, **changes: Any) -> EvaluationResult:
         config=config,
         checkpoint="best",
         checkpoint_sha256="abc",
+        checkpoint_text="best.ckpt, SHA-256 abc",
         splits=pd.DataFrame(splits),
         class_names=CLASSES,
         image_size=64,

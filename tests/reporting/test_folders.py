@@ -3,22 +3,25 @@
 import csv
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from fake_result import EVIL, make_predictions, make_result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from covid_xray.errors import UserError
 from covid_xray.metrics.comparison import compare
-from covid_xray.metrics.estimates import estimate, fold_table
-from covid_xray.metrics.predictions import pool_predictions, read_predictions
+from covid_xray.metrics.predictions import read_predictions
 from covid_xray.reporting.comparison_report import write_comparison
 from covid_xray.reporting.evaluation_folder import write_evaluation, write_pooled_evaluation
 from covid_xray.reporting.evaluation_report import key_metrics
 from covid_xray.reporting.sweep_report import write_sweep_report
 from covid_xray.reporting.sweep_tables import results_csv, summary_table
+from covid_xray.runs.pooling import Member, combine
 from covid_xray.sweeps.jobs import SweepRun
 
 FIGURES = {"confusion", "by_class", "roc", "precision_recall", "reliability"}
@@ -75,28 +78,37 @@ def test_metrics_json_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not list(folder.glob("*.tmp"))
 
 
-def test_pooled_evaluation(tmp_path: Path) -> None:
-    parts = {}
-    for seed in (0, 1):
-        part = make_predictions(seed)
-        renamed = [f"{seed}/{image}" for image in part.images]
-        parts[f"fold-{seed}"] = part.build(part.labels, part.probabilities, part.class_names, renamed, part.patients)
-    pooled, folds = pool_predictions(list(parts.values())), fold_table(parts)
-    estimates = estimate(pooled, 20)
-    found = {
-        fold: {
-            "shortcuts": {"verdict": f"{EVIL} {fold}"},
+def make_member(seed: int, fold: int | None = None) -> Member:
+    part = make_predictions(seed)
+    config = {"split": {"fold": fold or 0, "folds": None if fold is None else 2}}
+    images = [f"{fold}/{image}" for image in part.images]
+    named = part.build(part.labels, part.probabilities, part.class_names, images, part.patients)
+    splits = pd.DataFrame({"path": ["x"], "patient_id": ["nobody"], "split": ["train"]})
+    return Member(config, splits, named, True, True, "test", ())
+
+
+def make_found(members: Mapping[str, Member]) -> dict[str, Any]:
+    return {
+        name: {
+            "shortcuts": {"verdict": f"{EVIL} {name}"},
             "leaks": ["Leak."],
-            "provenance": {"checkpoint": f"best.ckpt of {fold}"},
+            "provenance": {"checkpoint": f"best.ckpt of {name}"},
         }
-        for fold in parts
+        for name in members
     }
-    folder = write_pooled_evaluation(tmp_path, "test", pooled, estimates, folds, found)
+
+
+def test_pooled_evaluation(tmp_path: Path) -> None:
+    members = {f"fold-{fold}": make_member(fold, fold) for fold in (0, 1)}
+    combined = combine(members, 20, 0)
+    folder = write_pooled_evaluation(tmp_path, "test", combined, make_found(members))
     assert folder == tmp_path / "evaluation" / "test"
     assert names(folder) == TEXTS | {f"{name}.png" for name in FIGURES}
     content = json.loads((folder / "metrics.json").read_text())
-    assert list(content) == ["images", "classes", "pooled", "folds", "verdicts", "leaks", "provenance"]
-    assert content["folds"]["accuracy"]["mean"] == pytest.approx(folds["accuracy"]["mean"])
+    assert list(content) == [
+        *("images", "classes", "combination", "members", "pooled", "folds", "verdicts", "leaks", "provenance"),
+    ]
+    assert content["folds"]["accuracy"]["mean"] == pytest.approx(combined.table["accuracy"]["mean"])
     assert content["provenance"]["checkpoint, fold-1"] == "best.ckpt of fold-1"
     assert content["leaks"] == {"fold-0": ["Leak."], "fold-1": ["Leak."]}
     page = (folder / "report.html").read_text()
@@ -104,6 +116,20 @@ def test_pooled_evaluation(tmp_path: Path) -> None:
     assert "136 images of 34 patients, 2 folds pooled" in page
     assert "<script>" not in page
     assert len(list(tmp_path.glob("events.out.tfevents.*.evaluation-test"))) == 1
+
+
+def test_evaluation_of_an_ensemble(tmp_path: Path) -> None:
+    members = {f"seed-{seed}": make_member(seed) for seed in (0, 1, 2)}
+    combined = combine(members, 20, 0)
+    folder = write_pooled_evaluation(tmp_path, "test", combined, make_found(members))
+    content = json.loads((folder / "metrics.json").read_text())
+    assert (content["combination"], content["images"]) == ("mean of 3 runs", 68)
+    assert content["members"] == {"all": ["seed-0", "seed-1", "seed-2"]}
+    mean = np.mean([member.predictions.probabilities for member in members.values()], axis=0)
+    assert read_predictions(folder / "predictions.csv").probabilities == pytest.approx(mean)
+    page = (folder / "report.html").read_text()
+    assert "Ensemble" in page
+    assert "averaged for every image" in page
 
 
 def test_comparison(tmp_path: Path) -> None:
