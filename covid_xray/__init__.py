@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     from covid_xray.errors import UserError
     from covid_xray.networks.create import create_network
     from covid_xray.plots.batch import show_batch
+    from covid_xray.reporting.bundle_card import write_bundle
     from covid_xray.reporting.evaluation_folder import write_evaluation
     from covid_xray.runs.compare import compare_runs
+    from covid_xray.runs.embedding import embed, read_features
+    from covid_xray.runs.ensemble import Ensemble, load_ensemble
     from covid_xray.runs.evaluate import evaluate_run
     from covid_xray.runs.fit import fit
     from covid_xray.runs.load import load_run
+    from covid_xray.runs.probe import probe
     from covid_xray.schedule import Phase, Schedule
     from covid_xray.training.callbacks.averaging import WeightAverage
     from covid_xray.training.module import XrayClassifier
@@ -39,6 +43,7 @@ except PackageNotFoundError:  # a checkout that is not installed
 
 _MODULES = {
     "Augmentation": "data.augmentation",
+    "Ensemble": "runs.ensemble",
     "Phase": "schedule",
     "Schedule": "schedule",
     "UserError": "errors",
@@ -51,17 +56,23 @@ _MODULES = {
     "compare_runs": "runs.compare",
     "create_network": "networks.create",
     "draw_phantoms": "data.phantom",
+    "embed": "runs.embedding",
     "evaluate_run": "runs.evaluate",
     "fit": "runs.fit",
+    "load_ensemble": "runs.ensemble",
     "load_run": "runs.load",
+    "probe": "runs.probe",
+    "read_features": "runs.embedding",
     "read_folder": "data.folder",
     "read_images": "data.cache",
     "read_manifest": "data.manifest",
     "show_batch": "plots.batch",
+    "write_bundle": "reporting.bundle_card",
     "write_evaluation": "reporting.evaluation_folder",
 }
 __all__ = [
     "Augmentation",
+    "Ensemble",
     "Phase",
     "Schedule",
     "UserError",
@@ -75,13 +86,18 @@ __all__ = [
     "compare_runs",
     "create_network",
     "draw_phantoms",
+    "embed",
     "evaluate_run",
     "fit",
+    "load_ensemble",
     "load_run",
+    "probe",
+    "read_features",
     "read_folder",
     "read_images",
     "read_manifest",
     "show_batch",
+    "write_bundle",
     "write_evaluation",
 ]
 
