@@ -68,7 +68,6 @@ def test_numbers_agree_with_scikit_learn(evaluated: Path) -> None:
     assert set(found["variants"]) == {"as trained", "calibrated", "TTA, fastai's rule", "TTA, plain mean"}
     assert set(found["shortcuts"]["conditions"]) == {
         "whole image",
-        "centre of other images",
         "centre blacked out",
         "centre only",
         "border removed",

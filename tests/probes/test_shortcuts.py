@@ -3,7 +3,19 @@ import pytest
 
 from covid_xray.errors import UserError
 from covid_xray.metrics.intervals import Interval
-from covid_xray.probes.shortcuts import blacken_centre, keep_centre, remove_border, shortcut_verdict
+from covid_xray.probes.shortcuts import (
+    CLEARED,
+    READS_SOURCE,
+    SUSPICIOUS,
+    WARNED,
+    Verdict,
+    blacken_centre,
+    exchange_centre,
+    fill_centre,
+    keep_centre,
+    remove_border,
+    shortcut_verdict,
+)
 from covid_xray.probes.source_probe import label_from_source, probe_source, probe_within_classes
 
 
@@ -29,26 +41,62 @@ def test_masks_of_other_images_raise(images: np.ndarray, share: float) -> None:
             mask(images, share)
 
 
+def test_filled_centres_keep_the_border_and_forget_the_centre() -> None:
+    random = np.random.default_rng(0)
+    images = random.integers(100, 120, (3, 40, 64), dtype=np.uint8)
+    other = exchange_centre(images, random.integers(200, 256, images.shape, dtype=np.uint8))
+    for fill in ("mean", "noise"):
+        filled = fill_centre(images, fill)
+        assert np.array_equal(blacken_centre(filled), blacken_centre(images))
+        assert np.array_equal(filled, fill_centre(other, fill)), "it depends on the pixels outside only"
+        assert keep_centre(filled)[:, 5:35, 8:56].mean() == pytest.approx(109.5, abs=1)
+        assert np.array_equal(filled[1:], fill_centre(images[1:], fill)), "it depends on the image only"
+    assert fill_centre(images, "mean")[0, 5:35, 8:56].std() == 0
+    assert fill_centre(images, "noise")[0, 5:35, 8:56].std() == pytest.approx(images[0].std(), rel=0.2)
+    blurred = fill_centre(images, "blur")
+    assert np.array_equal(blacken_centre(blurred), blacken_centre(images))
+    assert blurred[0, 10:30, 16:48].std() < 1
+    with pytest.raises(UserError, match="mean, noise or blur"):
+        fill_centre(images, "black")
+
+
+def test_exchanged_centres_are_those_of_the_other_images() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 64), dtype=np.uint8)
+    mixed = exchange_centre(images, images[::-1])
+    assert np.array_equal(blacken_centre(mixed), blacken_centre(images))
+    assert np.array_equal(keep_centre(mixed), keep_centre(images[::-1]))
+    assert np.array_equal(exchange_centre(mixed, images), images)
+    with pytest.raises(UserError, match="cannot get centres"):
+        exchange_centre(images, images[:2])
+
+
 def narrow(value: float) -> Interval:
     return Interval(value, value - 0.04, value + 0.04)
 
 
 def test_verdicts_follow_the_rule() -> None:
-    cheat = shortcut_verdict(narrow(0.94), narrow(0.91), 1 / 3, 0.99, 0.97)
-    assert cheat.text.startswith("91 % balanced accuracy")
-    assert cheat.text.endswith("this model reads the source, not the disease.")
+    chance = 1 / 3
+
+    def verdict(kept: float) -> Verdict:
+        return shortcut_verdict(narrow(0.9), narrow(chance + kept * (0.9 - chance)), chance, 0.98, 0.5)
+
+    cheat = verdict(READS_SOURCE + 0.01)
+    assert cheat.text.endswith("without the lungs, 90 % with them: this model reads the source, not the disease.")
     assert cheat.cheats is True
-    assert "50 %" in cheat.rule
-    honest = shortcut_verdict(narrow(0.9), narrow(0.34), 1 / 3, 0.98, 0.53)
+    assert f"At least {100 * READS_SOURCE:.0f} %" in cheat.rule
+    assert f"{WARNED[0]} of {WARNED[1]} networks" in cheat.rule
+    assert f"{CLEARED[1] - CLEARED[0]} of {CLEARED[1]} that lost less" in cheat.rule
+    suspicious = verdict((READS_SOURCE + SUSPICIOUS) / 2)
+    assert suspicious.kept == pytest.approx((READS_SOURCE + SUSPICIOUS) / 2)
+    assert suspicious.cheats is True
+    assert "a part of this model's skill does not come from the lungs" in suspicious.text
+    honest = verdict(SUSPICIOUS - 0.01)
     assert honest.cheats is False
     assert "not a proof" in honest.text
-    suspicious = shortcut_verdict(narrow(0.9), narrow(0.5), 1 / 3, 0.98, 0.6)
-    assert suspicious.kept == pytest.approx((0.5 - 1 / 3) / (0.9 - 1 / 3))
-    assert "a part of this model's skill does not come from the lungs" in suspicious.text
     # All predictions are one class, but the AUROC is still high.
-    one_class = shortcut_verdict(narrow(0.9), narrow(1 / 3), 1 / 3, 0.98, 0.95)
+    one_class = shortcut_verdict(narrow(0.9), narrow(chance), chance, 0.98, 0.95)
     assert one_class.cheats is True
-    no_skill = shortcut_verdict(Interval(0.4, 0.3, 0.5), narrow(0.33), 1 / 3, 0.6, 0.5)
+    no_skill = shortcut_verdict(Interval(0.4, 0.3, 0.5), narrow(0.33), chance, 0.6, 0.5)
     assert no_skill.cheats is None
     assert np.isnan(no_skill.kept)
 
