@@ -26,6 +26,10 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"
 root_doc = "docs/index"
 include_patterns = ["docs/*.md", "docs/api/*.md", "**/README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
 exclude_patterns = ["README.md", ".*", "build", "dist", "outputs", "data", "tests"]
+html_static_path = ["static"]
+html_css_files = ["pages.css"]
+html_show_copyright = False
+highlight_language = "none"
 html_extra_path = ["front"]  # index.html, which leads to docs/index.html
 html_theme = "furo"
 html_title = f"covid-xray {release}"
@@ -36,8 +40,8 @@ myst_heading_anchors = 3
 copybutton_exclude = ".linenos, .gp"
 # Completes names in docstrings, such as `covid_xray.fit`; other text in single backticks is code.
 default_role = "py:obj"
-# Names of other projects; type variables of ours, which have one letter.
-nitpick_ignore_regex = [("py:.*", r"(?!covid_xray\.).*"), ("py:class", r"covid_xray\..*\.[A-Z]")]
+# Names of other projects; constants and type variables of ours.
+nitpick_ignore_regex = [("py:.*", r"(?!covid_xray\.).*"), ("py:.*", r"covid_xray\..*\.[A-Z_]+")]
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -36,6 +36,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pages
 
 
+@pytest.mark.parametrize(("group", "page"), [("experiment", "recipes"), ("sweep", "sweeps")])
+def test_every_experiment_and_sweep_is_explained(group: str, page: str) -> None:
+    text = (REPOSITORY / f"docs/{page}.md").read_text(encoding="utf-8")
+    names = [file.stem for file in (REPOSITORY / "conf" / group).glob("*.yaml")]
+    assert [name for name in names if f"`{group}={name}`" not in text] == []
+
+
 @pytest.mark.slow
 def test_every_name_command_and_importer_is_on_the_site(site: Path) -> None:
     api, start, data = (_text(site / f"docs/{page}.html") for page in ("api/index", "start", "datasets"))
