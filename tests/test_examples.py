@@ -31,7 +31,8 @@ def images(workplace: Path) -> Path:
 
 
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS, EXAMPLES)))}
-LINE = ("train", f"--config-dir={EXAMPLES / 'conf'}", "experiment=tiny", *CHOICES, "datamodule.num_workers=0")
+SHORT = ("~schedule.phases.frozen_large", "~schedule.phases.unfrozen_large", "datamodule.num_workers=0")
+LINE = ("train", f"--config-dir={EXAMPLES / 'conf'}", "experiment=tiny", *CHOICES, *SHORT)
 
 
 def test_all_examples_train_together(covid_xray: Command, workplace: Path, images: Path) -> None:
@@ -44,15 +45,15 @@ def test_all_examples_train_together(covid_xray: Command, workplace: Path, image
     lines = _logged(workplace / "extended")
     assert any("val/loss" in line for line in lines)
     assert any("settings" in line for line in lines)
-    evaluated = covid_xray("evaluate", "run=extended", "resamples=5", "trust=true", env=ENVIRONMENT)
+    evaluated = covid_xray("evaluate", "run=extended", "resamples=5", "saliency=false", "trust=true", env=ENVIRONMENT)
     assert evaluated.returncode == 0, evaluated.stderr
 
 
 @pytest.mark.slow
 def test_a_killed_run_logs_every_step_once(covid_xray: Command, workplace: Path, images: Path) -> None:
-    line = (*LINE, f"data.root={images.name}", "run_dir=extended-killed")
-    line += ("+callbacks.kill._target_=probe_callbacks.KillAtStep",)
-    killed = covid_xray(*line, env={**ENVIRONMENT, "KILL_AT_STEP": "5"})
+    kill = "+callbacks.kill._target_=probe_callbacks.KillAtStep"
+    line = (*LINE, f"data.root={images.name}", "run_dir=extended-killed", kill)
+    killed = covid_xray(*line, env={**ENVIRONMENT, "KILL_AT_STEP": "4"})
     assert killed.returncode == -9, killed.stderr
     result = covid_xray(*line, env=ENVIRONMENT)
     assert result.returncode == 0, result.stderr

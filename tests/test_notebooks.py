@@ -5,6 +5,7 @@ import base64
 import re
 import shlex
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ SMALL = {
     "01_look_at_the_data": "PATIENTS, IMAGES_PER_PATIENT, PIXELS = 40, 2, 64",
     STEP_BY_STEP: "PATIENTS, EPOCHS = 40, (1, 2, 1, 1)",
     "03_read_the_results": 'RECIPE, RUN = "experiment=tiny", "../outputs/results"',
+    "04_is_my_data_set_sound": "PATIENTS, IMAGES_PER_PATIENT, PIXELS = 80, 2, 64",
 }
 # The same parameters of notebook 2 for the command.
 SMALL_COMMAND = (
@@ -55,8 +57,18 @@ def test_only_small_figures_are_stored(name: str) -> None:
     assert min(sizes) > 3_000, "a figure is empty"
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_first_cell_installs_the_package_where_it_is_missing(name: str) -> None:
+    cell, *others = code_cells(read(name))
+    assert "install" in cell.metadata["tags"]
+    assert cell.source == code_cells(read(STEP_BY_STEP))[0].source
+    assert not any("install" in line for other in others for line in other.source.splitlines() if "%pip" in line)
+    urls = tomllib.loads((TESTS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    assert re.search(r"%pip install .*git\+(\S+)\"", cell.source)[1] == urls["Homepage"]  # type: ignore[index]
+
+
 def test_training_step_by_step_is_short() -> None:
-    cells = [cell for cell in code_cells(read(STEP_BY_STEP)) if not figures(cell)]
+    cells = [cell for cell in code_cells(read(STEP_BY_STEP))[1:] if not figures(cell)]
     lines = [line for cell in cells for line in code(cell.source).splitlines() if line.strip()]
     assert len(lines) <= 30, "the code besides the plots must be short"
 
@@ -135,8 +147,9 @@ def command(notebook: Any) -> list[str]:
 
 
 def code(source: str) -> str:
-    """The code of a cell without its magics and shell commands."""
-    return "\n".join(line for line in source.splitlines() if not line.startswith(("%", "!")))
+    """The code of a cell without its magics and shell commands; an indented one becomes ``pass``."""
+    lines = (line for line in source.splitlines() if not line.startswith(("%", "!")))
+    return "\n".join(re.sub(r"^(\s+)[%!].*", r"\1pass", line) for line in lines)
 
 
 def parse(source: str) -> ast.Module:
