@@ -126,7 +126,7 @@ def other(workplace: Path) -> Path:
 
 def test_external_test_reports_the_drop_and_recalibrates(command: InProcess, tiny_run: Path, other: Path) -> None:
     settings = "resamples=40 saliency=false"
-    code, out, err = command(f"evaluate run={tiny_run} {settings}")
+    code, out, err = command(f"evaluate run={tiny_run} {settings} name=own")
     assert code == 0, err
     external = f"evaluate run={tiny_run} data=manifest data.manifest={other} {settings}"
     code, out, err = command(f"{external} recalibrate=12")
@@ -134,7 +134,7 @@ def test_external_test_reports_the_drop_and_recalibrates(command: InProcess, tin
     assert "accuracy minus own test" in out
     folder = tiny_run / "evaluation/external-manifest"
     found: Any = numbers(folder)
-    own: Any = numbers(tiny_run / "evaluation/test")
+    own: Any = numbers(tiny_run / "evaluation/own")
     here, there = (each["variants"]["calibrated"]["metrics"] for each in (found, own))
     assert found["external"]["own_test"]["metrics"]["accuracy"] == there["accuracy"]
     for name in ("accuracy", "macro_auroc", "sensitivity/covid-19", "ece"):

@@ -10,18 +10,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fake_result import EVIL, make_predictions, make_result
+from fake_result import CLASSES, EVIL, make_predictions, make_result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from covid_xray.errors import UserError
 from covid_xray.metrics.comparison import compare
+from covid_xray.metrics.estimates import estimate
+from covid_xray.metrics.groups import group_metrics
 from covid_xray.metrics.predictions import read_predictions
 from covid_xray.reporting.comparison_report import write_comparison
 from covid_xray.reporting.evaluation_folder import write_evaluation, write_pooled_evaluation
 from covid_xray.reporting.evaluation_report import key_metrics
 from covid_xray.reporting.sweep_report import write_sweep_report
 from covid_xray.reporting.sweep_tables import results_csv, summary_table
+from covid_xray.runs.external import ExternalTest, drops, recalibrated
 from covid_xray.runs.pooling import Member, combine
+from covid_xray.runs.sources import source_only
 from covid_xray.sweeps.jobs import SweepRun
 
 FIGURES = {"confusion", "by_class", "roc", "precision_recall", "reliability"}
@@ -42,7 +46,8 @@ def test_evaluation(tmp_path: Path) -> None:
     content = json.loads((folder / "metrics.json").read_text())
     assert list(content) == [
         *("images", "classes", "data", "own_test_images", "request", "variants", "written_predictions", "temperature"),
-        *("operating_points", "shortcuts", "saliency_check", "leaks", "provenance", "configuration"),
+        *("operating_points", "shortcuts", "source_only", "groups", "external", "saliency_check", "leaks"),
+        *("provenance", "configuration"),
     ]
     assert content["variants"]["calibrated"] == json.loads(json.dumps(result.estimates.to_dict()))
     assert content["written_predictions"] == "calibrated"
@@ -65,6 +70,40 @@ def test_evaluation(tmp_path: Path) -> None:
     board.Reload()
     assert set(board.Tags()["images"]) == {f"evaluation/test/{name}" for name in drawn}
     assert board.Scalars("evaluation/test/accuracy")[0].value == pytest.approx(result.metrics["accuracy"].value)
+
+
+def test_sources_and_an_external_test_are_in_report_and_numbers(tmp_path: Path) -> None:
+    predictions, own = make_predictions(), estimate(make_predictions(1), 20)
+    sources = [EVIL if row % 3 else "north" for row in range(len(predictions.labels))]
+    labels = [CLASSES[label] for label in predictions.labels]
+    tested = pd.DataFrame({"path": predictions.images, "patient_id": predictions.patients})
+    tested = tested.assign(label=labels, source=sources)
+    alone = source_only(tested.assign(split="train"), tested, predictions, 20, 0)
+    logits = np.log(predictions.probabilities)
+    few = predictions.select(range(20))
+    external = ExternalTest(
+        own,
+        "",
+        drops(own, estimate(predictions, 20)),
+        recalibrated(few, logits[:20], predictions, logits, {"normal": 0.3}, 20, 0),
+    )
+    groups = group_metrics(predictions, sources, 20)
+    result = make_result(tmp_path, is_own_data=False, source_only=alone, groups=groups, external=external)
+    folder = write_evaluation(result, "other")
+    content = json.loads((folder / "metrics.json").read_text())
+    assert alone is not None
+    assert content["source_only"]["score"]["correct"] == alone.score["correct"]
+    assert set(content["groups"]["sources"]) == {"north", EVIL}
+    assert content["external"]["drops"]["accuracy"]["value"] == pytest.approx(
+        result.metrics["accuracy"].value - own.intervals["accuracy"].value
+    )
+    assert content["external"]["recalibrated"]["images"] == 20
+    report, card = ((folder / name).read_text() for name in ("report.html", "model_card.md"))
+    for title in ("External test", "Sources", "Published results"):
+        assert f"<h2>{title}</h2>" in report
+    assert "No published result in this table has exactly the classes covid-19, normal" in report
+    assert "<script>" not in report + card
+    assert "Worst group: " in card
 
 
 def test_metrics_json_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
