@@ -102,7 +102,8 @@ def list_folder(root: str | Path) -> tuple[pd.DataFrame, dict[str, str]]:
     if not rows:
         raise UserError(f"data.root={root} holds no images; expected <class>/ or train|val|test/<class>/ folders")
     left_out |= dict.fromkeys(sorted(empty), "it contains no images")
-    return pd.DataFrame(rows, columns=list(COLUMNS)), left_out
+    # Not text of pandas, which with pyarrow cannot hold a name that is not UTF-8.
+    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object), left_out
 
 
 def find_patients(paths: pd.Series, regex: str, default: pd.Series, where: str) -> pd.Series:

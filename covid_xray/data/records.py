@@ -143,7 +143,7 @@ def check_text(records: pd.DataFrame) -> None:
         UserError: Naming the first such value.
     """
     for column in ("path", "label", "patient_id", "source"):
-        values = pd.Series(records[column].unique())
+        values = pd.Series(records[column].unique(), dtype=object)  # text of pyarrow cannot hold broken text
         if (bad := values.str.contains(CONTROL)).any():
             raise UserError(f"the {column} {values[bad].iloc[0]!r} has a control character or broken text; rename it")
     if long := [label for label in records["label"].unique() if len(label) > MAX_NAME]:

@@ -24,6 +24,8 @@ _COMMANDS = (
     "train data=folder data.root=x",
     "train data=manifest data.manifest=x",
     "train model=timm",
+    "train logger=wandb",
+    "train trainer=ddp",
     "evaluate",
     "predict",
     "export",

@@ -138,10 +138,16 @@ def test_every_patient_is_tested_in_one_fold(patients, folds, seed) -> None:  # 
 def fingerprints(images: np.ndarray) -> Fingerprints:
     """Fingerprints of random images; entries with the same number are the same image."""
     rng, n = np.random.default_rng(0), images.max() + 1
+    hashes, thumbnails = (
+        rng.integers(0, 2**63, (n, 4), dtype=np.uint64)[images],
+        rng.integers(0, 256, (n, 32, 32), dtype=np.uint8)[images],
+    )
     return Fingerprints(
         pixels=np.array([f"{number:032x}" for number in range(n)], dtype="S32")[images],
-        hash=rng.integers(0, 2**63, (n, 4), dtype=np.uint64)[images],
-        thumbnail=rng.integers(0, 256, (n, 32, 32), dtype=np.uint8)[images],
+        hash=hashes,
+        thumbnail=thumbnails,
+        even_hash=hashes,
+        even_thumbnail=thumbnails,
         width=np.full(len(images), 100, dtype=np.int32),
         height=np.full(len(images), 100, dtype=np.int32),
         reason=np.zeros(len(images), dtype="S300"),

@@ -81,16 +81,16 @@ def test_paths_of_predictions_are_paths_and_no_formulas(tmp_path: Path, monkeypa
     "name", ["covid\nLEAKED: none", "a\rb", "a\x1b[31m", "a\tb", "\u202enormal", "\udce9", "x" * 101]
 )
 def test_names_that_change_a_terminal_are_refused(name: str, tmp_path: Path) -> None:
-    table = pd.DataFrame({"path": ["a", "b"], "label": [name, "b"], "patient_id": ["1", "2"], "source": ["", ""]})
+    rows = {"path": ["a", "b"], "label": [name, "b"], "patient_id": ["1", "2"], "source": ["", ""]}
+    table = pd.DataFrame(rows, dtype=object)
     with pytest.raises(UserError, match="rename it") as error:
         check_text(table)
     assert "\n" not in str(error.value)
     if len(name) <= 100:
         for column in ("path", "patient_id", "source"):
             with pytest.raises(UserError, match=f"the {column} .* has a control character"):
-                check_text(
-                    pd.DataFrame({"label": ["x"], "path": "", "patient_id": "", "source": ""} | {column: [name]})
-                )
+                row = {"label": ["x"], "path": "", "patient_id": "", "source": ""} | {column: [name]}
+                check_text(pd.DataFrame(row, dtype=object))
         (tmp_path / "a").mkdir()
         write_png(tmp_path / "a" / "1.png", np.zeros((9, 9), np.uint8))
         (tmp_path / "a" / "1.png").rename(tmp_path / "a" / f"{name}.png")

@@ -314,7 +314,7 @@ def test_full_disk_is_one_sentence_and_leaves_no_half_file(
     if moment == "last checkpoint":
         callback = _Always(fill)
     with pytest.raises(
-        cx.UserError, match=r"(ckpt|metrics.json) cannot be written: No space left on device \([\d,]+ MB free\)"
+        cx.UserError, match=r"(ckpt|curves.csv) cannot be written: No space left on device \([\d,]+ MB free\)"
     ):
         fit(records, tmp_path / "run", callbacks=[callback])
     names = {file.name for file in (tmp_path / "run/checkpoints").iterdir()}
