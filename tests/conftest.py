@@ -1,9 +1,13 @@
 """Runs the real commands, from the real executable, on tiny data."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from torch import Tensor
 
 TESTS = Path(__file__).parent
 SHARED = TESTS.parent.parent / "shared"
+PATHS = {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -23,23 +28,45 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def covid_xray(workplace: Path) -> Command:
-    """Run ``covid-xray`` with arguments, in the workplace."""
+def fork_server() -> Iterator[subprocess.Popen[str]]:
+    """A process that runs commands in forks; see `fork_server`."""
+    command = [sys.executable, str(TESTS / "fork_server.py")]
+    server = subprocess.Popen(
+        command, env={**os.environ, **PATHS}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    yield server
+    server.communicate()
+
+
+@pytest.fixture(scope="session")
+def covid_xray(workplace: Path, request: pytest.FixtureRequest) -> Command:
+    """Run ``covid-xray`` with arguments, in the workplace.
+
+    The process is forked from one that has imported the libraries, unless ``env`` has settings of Python itself.
+    """
 
     def run(
         *arguments: str, env: dict[str, str] | None = None, timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
-        paths = {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", "COLUMNS": "200"}
         command = [sys.executable, "-m", "covid_xray", *arguments]
-        return subprocess.run(
-            command,
-            cwd=workplace,
-            env={**os.environ, **paths, **(env or {})},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        environment = {**os.environ, **PATHS, "COLUMNS": "200", **(env or {})}
+        if any(name.startswith("PYTHON") for name in env or {}) or not hasattr(os, "fork"):
+            return subprocess.run(
+                command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+            )
+        server = request.getfixturevalue("fork_server")
+        with tempfile.TemporaryDirectory() as folder:
+            files = {name: str(Path(folder) / name) for name in ("out", "err")}
+            asked = {"arguments": arguments, "env": environment, "cwd": str(workplace), **files}
+            server.stdin.write(f"{json.dumps(asked)}\n")
+            server.stdin.flush()
+            child = int(server.stdout.readline())
+            alarm = threading.Timer(timeout, os.kill, (child, signal.SIGKILL))
+            alarm.start()
+            code = int(server.stdout.readline())
+            alarm.cancel()
+            out, err = (Path(file).read_text(encoding="utf-8") for file in files.values())
+        return subprocess.CompletedProcess(command, code, out, err)
 
     return run
 

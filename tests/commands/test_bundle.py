@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tiny_run import InProcess, command, copy_run, mistake, numbers, tiny_run
+from tiny_run import InProcess, command, copy_run, mistake, numbers, phantom_manifest, tiny_run
 
 import covid_xray as cx
 from covid_xray.networks.weights import load_weights, read_weights
@@ -42,7 +42,7 @@ def bundle(command: InProcess, tiny_run: Path, workplace: Path) -> Path:
 
 def phantoms(workplace: Path) -> Path:
     """Manifest of the run's images."""
-    return next(workplace.glob("data/phantoms*/**/manifest.csv"))
+    return phantom_manifest(workplace)
 
 
 def test_a_bundle_names_no_patient_and_no_place(bundle: Path, tiny_run: Path, workplace: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_bundle_names_no_patient_and_no_place(bundle: Path, tiny_run: Path, wo
 def test_a_bundle_predicts_in_an_empty_folder(
     command: InProcess, bundle: Path, tiny_run: Path, workplace: Path, tmp_path: Path
 ) -> None:
-    images = phantoms(workplace).parent
+    images = phantom_manifest(workplace).parent
     assert command(f"predict run={tiny_run} input={images} output=of-run.csv overwrite=true")[0] == 0
     shutil.copytree(bundle, tmp_path / "received")
     line = ["predict", "run=received", f"input={images}", "output=of-bundle.csv"]
@@ -82,8 +82,8 @@ def environment() -> dict[str, str]:
 
 
 def test_a_bundle_evaluates_as_the_run(command: InProcess, bundle: Path, tiny_run: Path, workplace: Path) -> None:
-    table = pd.read_csv(phantoms(workplace), dtype=str).head(40)
-    table["path"] = [str(phantoms(workplace).parent / path) for path in table["path"]]
+    table = pd.read_csv(phantom_manifest(workplace), dtype=str).head(40)
+    table["path"] = [str(phantom_manifest(workplace).parent / path) for path in table["path"]]
     table[["path", "label", "patient_id"]].to_csv(workplace / "for-bundle.csv", index=False)
     line = "data=manifest data.manifest=for-bundle.csv resamples=20 saliency=false name=other-data"
     for run in (tiny_run, bundle):
@@ -210,7 +210,7 @@ def test_a_damaged_or_hostile_bundle_is_one_sentence(
     shutil.copytree(bundle, copy)
     change, expected = HOSTILE[name]
     change(copy)
-    images = phantoms(workplace).parent
+    images = phantom_manifest(workplace).parent
     mistake(command(f"predict run={copy} input={images} output=hostile.csv overwrite=true"), expected)
 
 

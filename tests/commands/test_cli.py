@@ -104,7 +104,7 @@ def test_completion_in_a_real_bash(tmp_path: Path, line: str, expected: str) -> 
         ("train seed=0,1", "; to sweep over it, add --multirun"),
         ("train foo=1", "; to append to your config use +foo=1"),
         ("train +seed=1", "; or add a second + to add or override 'seed': '++seed=1'"),
-        ("train experiment==tiny", "; see https://hydra.cc/"),
+        ("train seed=[1", "; see https://hydra.cc/"),
         ("train name=${foo}", "hydra.run.dir: Interpolation key 'foo' not found"),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_run import InProcess, command, mistake, tiny_run
+from tiny_run import InProcess, command, mistake, phantom_manifest, tiny_run
 
 import covid_xray as cx
 from covid_xray.metrics.predictions import read_predictions
@@ -34,7 +34,7 @@ def test_features_of_a_run_with_its_splits(command: InProcess, tiny_run: Path, w
 
     # The network's own feature map of one image, averaged.
     run = load_run(tiny_run, accelerator="cpu")
-    file = next(workplace.glob(f"data/phantoms*/**/{splits['path'][3]}"))
+    file = phantom_manifest(workplace).parent / splits["path"][3]
     pixels = torch.from_numpy(image_reader(run)(str(file)))[None, None]
     expected = run.module.network.features(run.module.normalise(pixels)).mean(dim=(2, 3))[0].numpy()
     # The command computes in bfloat16 where the CPU does.

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from tiny_run import InProcess, command, copy_run, mistake, numbers, tiny_run
+from tiny_run import InProcess, command, copy_run, mistake, numbers, phantom_manifest, tiny_run
 
 import covid_xray as cx
 from covid_xray.commands._build import split_records
@@ -105,7 +105,7 @@ def test_folds_are_averaged_on_another_data_set(command: InProcess, grid: Path, 
         for name in (SEEDS[0], "fold=1,seed=1")
     ]
     np.testing.assert_allclose(found.probabilities, (parts[0].probabilities + parts[1].probabilities) / 2)
-    manifest = next(workplace.glob("data/phantoms*/**/manifest.csv"))
+    manifest = phantom_manifest(workplace)
     table = pd.read_csv(manifest, dtype=str).head(12)
     table.assign(path=[str(manifest.parent / path) for path in table["path"]]).to_csv(
         workplace / "seen.csv", index=False
@@ -115,7 +115,7 @@ def test_folds_are_averaged_on_another_data_set(command: InProcess, grid: Path, 
 
 
 def test_an_ensemble_predicts_the_mean_also_as_bundle_and_onnx(command: InProcess, grid: Path, workplace: Path) -> None:
-    manifest = next(workplace.glob("data/phantoms*/**/manifest.csv"))
+    manifest = phantom_manifest(workplace)
     files = [str(manifest.parent / path) for path in pd.read_csv(manifest)["path"][:9]]
     (workplace / "nine.txt").write_text("\n".join(files))
     tables = {}

@@ -9,6 +9,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 from conftest import Command, differences, load_state
+from tiny_run import phantom_manifest
 
 from covid_xray.data.images.read import read_image
 from covid_xray.data.images.resize import resize
@@ -76,7 +77,7 @@ def check_that_commands_agree(covid_xray: Command, workplace: Path, run: Path) -
         assert result.returncode == 0, result.stderr
         if line[0] == "evaluate":
             table = pd.read_csv(run / "evaluation/test/predictions.csv")
-            root = next(workplace.glob("data/phantoms*/**/manifest.csv")).parent
+            root = phantom_manifest(workplace).parent
             (workplace / "tested.txt").write_text("".join(f"{root / path}\n" for path in table["path"]))
     predicted = pd.read_csv(workplace / "predicted.csv")
     session = onnxruntime.InferenceSession(workplace / "exported.onnx")

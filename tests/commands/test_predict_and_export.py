@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
-from tiny_run import InProcess, command, copy_run, mistake, tiny_run
+from tiny_run import InProcess, command, copy_run, mistake, phantom_manifest, tiny_run
 
 from covid_xray.data.images.read import read_image, write_png
 from covid_xray.data.images.resize import resize
@@ -85,7 +85,7 @@ def test_probabilities_are_those_of_evaluate(command: InProcess, tiny_run: Path,
     code, _, err = command(f"evaluate run={tiny_run} resamples=5 saliency=false name=same")
     assert code == 0, err
     table = pd.read_csv(tiny_run / "evaluation" / "same" / "predictions.csv")
-    manifest = next(workplace.glob("data/phantoms*/**/manifest.csv"))
+    manifest = phantom_manifest(workplace)
     (workplace / "list.txt").write_text(
         "# tested\n\n" + "".join(f"{manifest.parent / path}\n" for path in table["path"])
     )

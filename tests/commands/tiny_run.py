@@ -11,6 +11,7 @@ from conftest import Command
 from hydra.core.global_hydra import GlobalHydra
 
 from covid_xray import cli
+from covid_xray.data.phantom import PhantomSet
 
 InProcess = Callable[..., tuple[int, str, str]]
 
@@ -23,6 +24,11 @@ def tiny_run(covid_xray: Command, workplace: Path) -> Path:
         result = covid_xray("train", "experiment=tiny", "run_dir=tiny-run", timeout=600)
         assert result.returncode == 0, result.stderr
     return folder
+
+
+def phantom_manifest(workplace: Path) -> Path:
+    """Manifest of the images of `tiny_run`."""
+    return PhantomSet(patients=60, images_per_patient=2, size=64).manifest(workplace / "data/phantoms")
 
 
 @pytest.fixture

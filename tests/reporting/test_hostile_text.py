@@ -88,9 +88,10 @@ def test_names_that_change_a_terminal_are_refused(name: str, tmp_path: Path) -> 
     assert "\n" not in str(error.value)
     if len(name) <= 100:
         for column in ("path", "patient_id", "source"):
+            row = {"label": ["x"], "path": "", "patient_id": "", "source": ""} | {column: [name]}
+            table = pd.DataFrame(row, dtype=object)
             with pytest.raises(UserError, match=f"the {column} .* has a control character"):
-                row = {"label": ["x"], "path": "", "patient_id": "", "source": ""} | {column: [name]}
-                check_text(pd.DataFrame(row, dtype=object))
+                check_text(table)
         (tmp_path / "a").mkdir()
         write_png(tmp_path / "a" / "1.png", np.zeros((9, 9), np.uint8))
         (tmp_path / "a" / "1.png").rename(tmp_path / "a" / f"{name}.png")
