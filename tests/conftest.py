@@ -42,7 +42,7 @@ def fork_server() -> Iterator[subprocess.Popen[str]]:
 def covid_xray(workplace: Path, request: pytest.FixtureRequest) -> Command:
     """Run ``covid-xray`` with arguments, in the workplace.
 
-    The process is forked from one that has imported the libraries, unless ``env`` has settings of Python itself.
+    The process is forked from one that has imported the libraries, unless ``env`` sets an option of Python.
     """
 
     def run(
@@ -50,7 +50,8 @@ def covid_xray(workplace: Path, request: pytest.FixtureRequest) -> Command:
     ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "covid_xray", *arguments]
         environment = {**os.environ, **PATHS, "COLUMNS": "200", **(env or {})}
-        if any(name.startswith("PYTHON") for name in env or {}) or not hasattr(os, "fork"):
+        options = {name for name in env or {} if name.startswith("PYTHON")} - {"PYTHONPATH"}
+        if options or not hasattr(os, "fork"):
             return subprocess.run(
                 command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=timeout, check=False
             )

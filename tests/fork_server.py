@@ -5,12 +5,16 @@ output, and can be killed. It reads a request per line from its input, and answe
 status.
 """
 
+import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
 import runpy
 import sys
+import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +35,8 @@ def serve() -> dict[str, Any] | None:
     return None
 
 
-def run(request: dict[str, Any]) -> None:
-    """Become the command of a request."""
+def run(request: dict[str, Any]) -> int:
+    """Run the command of a request in this process; returns its exit status."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     streams = [nothing, *(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for name in ("out", "err"))]
     for number, stream in enumerate(streams):
@@ -40,8 +44,17 @@ def run(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [folder for folder in folders if folder not in sys.path]
     sys.argv = ["covid_xray", *request["arguments"]]
-    runpy.run_module("covid_xray", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module("covid_xray", run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
@@ -49,5 +62,11 @@ if __name__ == "__main__":
     for module in (*PRELOADED, *(f"covid_xray.commands.{file.stem}" for file in commands)):
         with contextlib.suppress(ImportError):  # an extra that is not installed
             importlib.import_module(module)
+    gc.freeze()  # or the garbage collector of every fork writes to, and so copies, all memory
     if (request := serve()) is not None:
-        run(request)
+        code = run(request)
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # without the second that Python takes to remove all modules

@@ -92,12 +92,12 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         visit(name, ())
 
 
-def test_the_package_imports_fast_and_without_torch() -> None:
+def test_the_package_imports_without_its_libraries() -> None:
     code = (
-        "import time; start = time.perf_counter(); import covid_xray as cx; seconds = time.perf_counter() - start\n"
-        "import sys; assert 'torch' not in sys.modules and 'pandas' not in sys.modules\n"
-        "assert cx.__version__ and set(cx.__all__) <= set(dir(cx)); print(seconds)\n"
+        "import covid_xray as cx, sys\n"
+        "assert not {'torch', 'pandas', 'numpy', 'hydra'} & set(sys.modules)\n"
+        "assert cx.__version__ and set(cx.__all__) <= set(dir(cx))\n"
         "missing = [name for name in cx.__all__ if getattr(cx, name, None) is None]; assert not missing, missing"
     )
-    seconds = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-    assert seconds < 0.2
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -1,9 +1,9 @@
 """The executable: help, fast answers, messages, completion, own configurations, and a complete wheel."""
 
 import os
+import re
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -39,30 +39,21 @@ def run_installed(installed: Path, folder: Path, *arguments: str) -> subprocess.
     )
 
 
-def test_help_lists_the_commands_fast(covid_xray: Command) -> None:
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        result = covid_xray("--help")
-        seconds.append(time.perf_counter() - start)
+def test_help_lists_the_commands_without_importing_hydra(covid_xray: Command) -> None:
+    result = covid_xray("--help", env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert result.returncode == 0
     for name in ("train", "find-lr"):
         assert f"\n  {name} " in result.stdout
     assert "not a medical device" in result.stdout
-    assert min(seconds) < 1
+    assert not re.search(r"\| +(hydra|torch|numpy)\n", result.stderr)
 
 
 def test_mistake_in_an_override_is_reported_without_importing_torch(covid_xray: Command) -> None:
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        result = covid_xray("train", "schedule=artcle")
-        seconds.append(time.perf_counter() - start)
+    result = covid_xray("train", "schedule=artcle", env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert result.returncode == 2
     assert "artcle" in result.stderr
-    assert min(seconds) < 2  # below 1 on an idle machine; an import of torch alone takes longer than this
-    listed = covid_xray("train", "schedule=artcle", env={"PYTHONPROFILEIMPORTTIME": "1"})
-    assert "| torch\n" not in listed.stderr
+    assert re.search(r"\| +hydra\n", result.stderr)
+    assert not re.search(r"\| +torch\n", result.stderr)
 
 
 def test_cfg_shows_the_composed_configuration(covid_xray: Command) -> None:
