@@ -1,5 +1,5 @@
 # docker build -t covid-xray .                          for a CPU
-# docker build -t covid-xray --build-arg DEVICE=cuda .  for NVIDIA GPUs (CUDA 13, which torch brings); run it with --gpus all
+# docker build -t covid-xray --build-arg DEVICE=cu130 .  for NVIDIA GPUs (CUDA 13.0); run it with --gpus all
 FROM python:3.12-slim
 
 ARG DEVICE=cpu
@@ -7,8 +7,9 @@ WORKDIR /opt/covid-xray
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY covid_xray covid_xray
 COPY conf conf
-RUN if [ "${DEVICE}" = cpu ]; then export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu; fi \
-    && pip install --no-cache-dir --constraint constraints.txt '.[dicom,export,sweep,launch,timm]' \
+RUN pip install --no-cache-dir uv \
+    && uv pip install --system --no-cache --torch-backend "${DEVICE}" --constraint constraints.txt \
+    '.[dicom,export,sweep,launch,timm]' \
     && useradd --uid 1000 --create-home user
 USER 1000
 WORKDIR /home/user/work

@@ -15,7 +15,7 @@ MISTAKES = {
     "unknown group option": ("train model=vgg", "vgg"),
     "own configuration missing": ("train --config-dir nowhere model=mine", "nowhere"),
     "unknown experiment": ("train experiment=nothing", "nothing"),
-    "override syntax": ("train seed==", "seed"),
+    "override syntax": ("train seed=[1", "no viable alternative"),
     "group set to null": ("train data=null", "Got NoneType"),
     "image size too small": (f"train {PHASE}.image_size=16", f"{PHASE}.image_size must be"),
     "image size as text": (f"train {PHASE}.image_size=big", f"{PHASE}.image_size must be"),

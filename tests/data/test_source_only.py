@@ -1,4 +1,4 @@
-"""A classifier that sees only the source; classes that cannot be told from their source; tables without images."""
+"""A classifier that sees only the source; classes that cannot be separated from their source; tables without images."""
 
 import json
 from collections import Counter
