@@ -231,7 +231,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, object], message:
     assert str(info.value) == message
 
 
-@pytest.mark.parametrize("name", ["article", "small", "medium", "demo", "tiny"])
+@pytest.mark.parametrize("name", ["article", "recommended", "small", "medium", "demo", "tiny"])
 def test_configured_schedules_have_the_settings(name: str) -> None:
     folder = Path(__file__).parent.parent / "conf/schedule"
     settings: Any = OmegaConf.load(folder / f"{name}.yaml")

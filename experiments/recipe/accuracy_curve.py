@@ -1,4 +1,4 @@
-"""A callback that writes the accuracy on the test images after every epoch, over the minutes of training."""
+"""A callback that writes the accuracy on the test images after every epoch, over the processor time of training."""
 
 import csv
 import time
@@ -12,6 +12,8 @@ from lightning import Callback, LightningModule, Trainer
 class AccuracyCurve(Callback):
     """Writes ``file`` with the columns epoch, minutes, val_loss and accuracy; the time of testing does not count.
 
+    ``minutes`` is processor time, so that other work on the machine does not count either.
+
     Args:
         file: The CSV file.
     """
@@ -21,20 +23,24 @@ class AccuracyCurve(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self.start = time.perf_counter()
+        self.start = time.process_time()
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Test the network as it was validated (averaged weights included), at the size of this phase; add a row."""
         if trainer.sanity_checking:
             return
-        now = time.perf_counter()
+        now = time.process_time()
         minutes = (now - self.start - self.testing) / 60
         data, phase = trainer.datamodule, pl_module.schedule.at(trainer.current_epoch).phase
         hits, images = 0, 0
+        modes = {module: module.training for module in pl_module.modules()}
+        pl_module.eval()  # Lightning has already put every layer back into the mode of training
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             for pixels, labels in data._eval_loader("test", data.subset("test"), phase):
                 predicted = pl_module(pixels.to(pl_module.device)).argmax(1).cpu()
                 hits, images = hits + int((predicted == labels).sum()), images + len(labels)
+        for module, mode in modes.items():
+            module.training = mode
         loss = float(trainer.callback_metrics["val/loss"])
         epoch = trainer.current_epoch + 1
         self.rows.append({"epoch": epoch, "minutes": minutes, "val_loss": loss, "accuracy": hits / images})
@@ -42,4 +48,4 @@ class AccuracyCurve(Callback):
             writer = csv.DictWriter(file, self.rows[0])
             writer.writeheader()
             writer.writerows(self.rows)
-        self.testing += time.perf_counter() - now
+        self.testing += time.process_time() - now

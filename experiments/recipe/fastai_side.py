@@ -2,7 +2,7 @@
 
 ``python fastai_side.py SPLITS ROOT WEIGHTS EPOCHS OUTPUT``: the images of ``splits.csv`` below ``ROOT``; the ResNet-50
 body of the file ``WEIGHTS``; fastai's documented recipe at 224 pixels. Writes ``curve.csv`` (accuracy on the test
-images after every epoch, over the minutes of training, without the time of testing) and ``predictions.csv`` (of the
+images after every epoch, over the minutes of processor time, without testing) and ``predictions.csv`` (of the
 epoch with the lowest validation loss, in the format of ``covid-xray evaluate``).
 """
 
@@ -44,11 +44,11 @@ class Curve(Callback):
 
     def __init__(self, table: pd.DataFrame, root: Path, output: Path) -> None:
         self.table, self.root, self.output = table, root, output
-        self.start, self.testing, self.lowest, self.rows = time.perf_counter(), 0.0, math.inf, []
+        self.start, self.testing, self.lowest, self.rows = time.process_time(), 0.0, math.inf, []
 
     def after_epoch(self) -> None:
         """Add a row to ``curve.csv``."""
-        now = time.perf_counter()
+        now = time.process_time()
         minutes = (now - self.start - self.testing) / 60
         loader = self.learn.dls.test_dl([self.root / path for path in self.table["path"]])
         self.model.eval()
@@ -70,7 +70,7 @@ class Curve(Callback):
                 found[f"p_{name}"] = probabilities[:, index]
             found.to_csv(self.output / "predictions.csv", index=False, float_format="%.17g")
         print(f"epoch {len(self.rows)}: {minutes:.1f} min, val loss {loss:.3f}, test accuracy {value:.3f}", flush=True)
-        self.testing += time.perf_counter() - now
+        self.testing += time.process_time() - now
 
 
 def main() -> None:
@@ -89,7 +89,7 @@ def main() -> None:
         item_tfms=Resize(224, ResizeMethod.Squish),
         batch_tfms=[*aug_transforms(), Normalize.from_stats(*imagenet_stats, cuda=torch.cuda.is_available())],
     )
-    learn = vision_learner(block.dataloaders(known, bs=16), resnet50, pretrained=False, metrics=accuracy)
+    learn = vision_learner(block.dataloaders(known, bs=16, num_workers=0), resnet50, pretrained=False, metrics=accuracy)
     body = torch.load(weights, map_location="cpu", weights_only=True)
     # fastai's body is the sequence of torchvision's stages, without its pooling and classifier.
     stages = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}

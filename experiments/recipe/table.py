@@ -1,0 +1,94 @@
+"""The table and the figure of the study, from evaluated folds: ``python table.py NAME=FOLDER[+FOLDER...] ...``.
+
+Each FOLDER holds the runs fold0, fold1, ... (or the predictions of `fastai_side.py`). Several folders joined by ``+``
+are averaged, fold by fold. The first NAME is the reference of the paired differences; a contender with fewer folds is
+compared on those.
+Writes results.csv and results.png beside this file.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from covid_xray.files import write_atomically
+from covid_xray.metrics.comparison import compare
+from covid_xray.metrics.estimates import estimate, fold_table
+from covid_xray.metrics.predictions import Predictions, average_predictions, pool_predictions, read_predictions
+from covid_xray.plots.classification import COLOURS, figure_png
+
+HERE = Path(__file__).parent
+METRICS = ("accuracy", "balanced_accuracy", "macro_auroc", "recall/covid-19")
+
+
+def read_folds(folders: list[Path]) -> dict[str, Predictions]:
+    """Test predictions of each fold, averaged over the folders."""
+    parts: dict[str, list[Predictions]] = {}
+    for folder in folders:
+        for fold in sorted(folder.glob("fold*")):
+            files = [fold / "predictions.csv", fold / "evaluation/test/predictions.csv"]
+            if found := [file for file in files if file.is_file()]:
+                parts.setdefault(fold.name, []).append(read_predictions(found[0]))
+    return {fold: average_predictions(members) for fold, members in parts.items() if len(members) == len(folders)}
+
+
+def row(name: str, folds: dict[str, Predictions], reference: dict[str, Predictions]) -> dict[str, object]:
+    """Every number about one contender."""
+    values: dict[str, object] = {"recipe": name, "folds": len(folds)}
+    pooled = pool_predictions(list(folds.values()))
+    intervals, by_fold = estimate(pooled).intervals, fold_table(folds)
+    for metric in METRICS:
+        values |= {f"{metric}, mean": by_fold[metric]["mean"], f"{metric}, sd": by_fold[metric]["sd"]}
+        values |= {
+            f"{metric}, pooled": intervals[metric].value,
+            f"{metric}, low": intervals[metric].low,
+            f"{metric}, high": intervals[metric].high,
+        }
+    if folds is not reference:
+        same = pool_predictions([reference[fold] for fold in folds])
+        compared = compare(same, pooled)
+        difference = compared.differences["accuracy"]
+        values |= {
+            "difference": difference.value,
+            "difference, low": difference.low,
+            "difference, high": difference.high,
+        }
+    return values
+
+
+def draw(table: pd.DataFrame) -> None:
+    """Draw accuracy, and its paired difference to the reference, with intervals."""
+    figure = Figure(figsize=(9, 0.8 + 0.35 * len(table)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    rows = range(len(table))
+    for axis, column, label in (
+        (left, "accuracy", "accuracy on unseen patients (%)"),
+        (right, "difference", f"difference to {table['recipe'][0]} (points)"),
+    ):
+        value = 100 * table[f"{column}, pooled" if column == "accuracy" else column]
+        low, high = (100 * table[f"{column}, {end}"] for end in ("low", "high"))
+        axis.errorbar(value, rows, xerr=[value - low, high - value], fmt="o", color=COLOURS[0], capsize=3)
+        axis.set_xlabel(label)
+        axis.spines[["top", "right"]].set_visible(False)
+    right.axvline(0, color="grey", linewidth=0.8)
+    left.set_yticks(rows, table["recipe"])
+    left.invert_yaxis()
+    write_atomically(HERE / "results.png", figure_png(figure))
+
+
+def main() -> None:
+    """Read, compare, write."""
+    contenders = {}
+    for argument in sys.argv[1:]:
+        name, _, folders = argument.partition("=")
+        contenders[name] = read_folds([Path(folder) for folder in folders.split("+")])
+    reference = next(iter(contenders.values()))
+    table = pd.DataFrame([row(name, folds, reference) for name, folds in contenders.items()])
+    write_atomically(HERE / "results.csv", table.to_csv(index=False, float_format="%.4f"))
+    draw(table)
+    print(table.set_index("recipe").T.to_string(float_format=lambda value: f"{value:.3f}"))
+
+
+if __name__ == "__main__":
+    main()
