@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-all check format docs dist bench bench-data clean
+.PHONY: demo test test-all check format docs dist bench bench-data bench-accuracy clean
 
 demo: $(READY)  ## the whole recipe on drawn chests, in minutes
 	$(BIN)/covid-xray train experiment=demo run_dir=outputs/demo
@@ -51,6 +51,9 @@ FASTAI_PYTHON ?= build/fastai-venv/bin/python
 
 bench-data: $(READY) $(FASTAI_PYTHON)  ## images per second of the input pipeline, beside fastai 2 and torchvision
 	$(BIN)/python experiments/data_speed/bench.py --fastai $(FASTAI_PYTHON)
+
+bench-accuracy: $(READY) $(FASTAI_PYTHON)  ## accuracy over time beside fastai 2: MANIFEST=... WEIGHTS=...
+	$(BIN)/python experiments/recipe/bench_accuracy.py --fastai $(FASTAI_PYTHON) --manifest $(MANIFEST) --weights $(WEIGHTS)
 
 bench: $(READY) $(FASTAI_PYTHON)  ## speed of training and evaluation beside fastai 2, a plain loop and the ceiling
 	$(BIN)/python experiments/speed/bench.py --fastai $(FASTAI_PYTHON)

@@ -19,18 +19,26 @@ class AccuracyCurve(Callback):
     """
 
     def __init__(self, file: str) -> None:
-        self.file, self.rows, self.testing, self.start = Path(file), [], 0.0, 0.0
+        self.file, self.rows, self.start = Path(file), [], 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self.start = time.process_time()
+        """Start the clock, or go on from the last row of a stopped run."""
+        self.start = time.process_time() - (60 * self.rows[-1]["minutes"] if self.rows else 0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far, for the checkpoint."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Rows of the stopped run."""
+        self.rows = state_dict["rows"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Test the network as it was validated (averaged weights included), at the size of this phase; add a row."""
         if trainer.sanity_checking:
             return
         now = time.process_time()
-        minutes = (now - self.start - self.testing) / 60
+        minutes = (now - self.start) / 60
         data, phase = trainer.datamodule, pl_module.schedule.at(trainer.current_epoch).phase
         hits, images = 0, 0
         modes = {module: module.training for module in pl_module.modules()}
@@ -48,4 +56,4 @@ class AccuracyCurve(Callback):
             writer = csv.DictWriter(file, self.rows[0])
             writer.writeheader()
             writer.writerows(self.rows)
-        self.testing += time.process_time() - now
+        self.start += time.process_time() - now

@@ -1,7 +1,8 @@
-"""Draws accuracy on unseen patients over minutes of training: fastai's `fine_tune`, the article's recipe, and ours.
+"""Draws accuracy on unseen patients over processor time: fastai's `fine_tune`, the article's recipe, and ours.
 
-``make bench-accuracy MANIFEST=... WEIGHTS=...`` runs it. All train on the same machine, one after the other, on the
-images of the same fold; the time of testing does not count. Writes curves.csv and accuracy.png beside this file.
+``make bench-accuracy MANIFEST=... WEIGHTS=...`` runs it, and continues after an interruption. All train on the same
+machine, one after the other, on the images of the same fold, with loaders in the process that trains; the minutes are
+processor time, without that of testing. Writes curves.csv and accuracy.png beside this file.
 """
 
 import argparse
@@ -45,6 +46,7 @@ def main() -> None:
         f"weights={args.weights}",
         "split=folds",
         f"split.fold={args.fold}",
+        "datamodule.num_workers=0",
     ]
     for name, settings in {"recommended": ["experiment=recommended"], "article": ARTICLE_SETTINGS}.items():
         folder = args.output / name
@@ -52,9 +54,10 @@ def main() -> None:
         curve = ["+callbacks.curve._target_=accuracy_curve.AccuracyCurve", f"+callbacks.curve.file={folder}/curve.csv"]
         run = [sys.executable, "-m", "covid_xray", "train", *settings, *shared, *curve, f"run_dir={folder}/run"]
         path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-        subprocess.run([*run, "resume=never"], check=True, env={**os.environ, "PYTHONPATH": path})
+        subprocess.run(run, check=True, env={**os.environ, "PYTHONPATH": path})
     fastai = [args.fastai, HERE / "fastai_side.py", args.output / "article/run/splits.csv", args.manifest.parent]
-    subprocess.run([*fastai, args.weights, str(args.epochs), args.output / "fastai"], check=True)
+    if not (args.output / "fastai/predictions.csv").is_file():
+        subprocess.run([*fastai, args.weights, str(args.epochs), args.output / "fastai"], check=True)
     curves = [
         pd.read_csv(args.output / folder / "curve.csv").assign(contender=contender)
         for folder, contender in (("recommended", OURS), ("article", ARTICLE), ("fastai", FASTAI))
@@ -73,7 +76,7 @@ def draw(table: pd.DataFrame) -> None:
         kept = rows["accuracy"].where(lowest).ffill()
         axis.step(rows["minutes"], 100 * kept, where="post", color=colour, label=name)
         axis.plot(rows["minutes"], 100 * rows["accuracy"], ".", color=colour, alpha=0.4)
-    axis.set_xlabel(f"minutes of training ({hardware('cpu')})")
+    axis.set_xlabel(f"minutes of processor time ({hardware('cpu')})")
     axis.set_ylabel("accuracy on unseen patients (%)")
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)

@@ -45,6 +45,7 @@ class Curve(Callback):
     def __init__(self, table: pd.DataFrame, root: Path, output: Path) -> None:
         self.table, self.root, self.output = table, root, output
         self.start, self.testing, self.lowest, self.rows = time.process_time(), 0.0, math.inf, []
+        self.best = table
 
     def after_epoch(self) -> None:
         """Add a row to ``curve.csv``."""
@@ -68,7 +69,7 @@ class Curve(Callback):
             found = self.table[["path", "label"]].assign(patient=self.table["patient_id"], prediction=predicted)
             for index, name in enumerate(names):
                 found[f"p_{name}"] = probabilities[:, index]
-            found.to_csv(self.output / "predictions.csv", index=False, float_format="%.17g")
+            self.best = found
         print(f"epoch {len(self.rows)}: {minutes:.1f} min, val loss {loss:.3f}, test accuracy {value:.3f}", flush=True)
         self.testing += time.process_time() - now
 
@@ -98,7 +99,9 @@ def main() -> None:
     learn.freeze()
     test = table[table["split"] == "test"].reset_index(drop=True)
     with learn.no_bar(), learn.no_logging():
-        learn.fine_tune(int(epochs), cbs=[Curve(test, Path(root), output_folder)])
+        curve = Curve(test, Path(root), output_folder)
+        learn.fine_tune(int(epochs), cbs=[curve])
+    curve.best.to_csv(output_folder / "predictions.csv", index=False, float_format="%.17g")
 
 
 if __name__ == "__main__":
