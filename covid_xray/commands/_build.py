@@ -107,7 +107,7 @@ def build_module(config: Config, data: "XrayDataModule", pretrained: bool = True
     lightning.seed_everything(config["seed"], verbose=False)
     network = build(config, "model", num_classes=data.num_classes)
     if pretrained and config["weights"] is not None:
-        load_weights(network, checkpoint_of(str(config["weights"])))
+        load_weights(network, checkpoint_of(str(config["weights"])), data.class_names)
     mean, std = data.statistics(network)
     return XrayClassifier(
         network,

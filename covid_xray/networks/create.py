@@ -1,5 +1,6 @@
 """Make a network by name, for Python; the commands make it from the config group ``model``."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -10,13 +11,16 @@ from covid_xray.networks.resnet import ARCHITECTURES, TransferResNet
 from covid_xray.networks.weights import load_weights
 
 
-def create_network(name: str, num_classes: int, weights: str | None = None, **settings: Any) -> nn.Module:
+def create_network(
+    name: str, num_classes: int, weights: str | None = None, class_names: Sequence[str] = (), **settings: Any
+) -> nn.Module:
     """Make a network.
 
     Args:
         name: A ResNet such as ``resnet50``, or the import path of a class such as ``my_package.MyNetwork``.
         num_classes: Number of logits.
         weights: Pretrained weights; see `covid_xray.networks.weights.load_weights`. None for random weights.
+        class_names: Classes in the order of the logits: the head of another run is kept if it has the same.
         **settings: Other arguments of the class.
 
     Returns:
@@ -40,6 +44,6 @@ def create_network(name: str, num_classes: int, weights: str | None = None, **se
         ) from None
     network: nn.Module = factory(num_classes=num_classes, **settings)
     if weights is not None:
-        load_weights(network, weights)
+        load_weights(network, weights, class_names)
     network.config = {"_target_": target, **settings}  # type: ignore[assignment]
     return network

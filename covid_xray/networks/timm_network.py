@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from covid_xray.errors import UserError
+from covid_xray.networks import torchxrayvision
 from covid_xray.networks.heads import fastai_head
 from covid_xray.networks.layer_groups import LayerGroups
 from covid_xray.networks.weights import FILE_ENDINGS, first_line, load_matching, read_state_dict
@@ -102,13 +103,17 @@ class TimmNetwork(nn.Module):
         """Load pretrained weights into the body.
 
         Args:
-            weights: ``DEFAULT`` or a tag of timm (``in1k``), which are downloaded, or a local file.
+            weights: ``DEFAULT`` or a tag of timm (``in1k``), which are downloaded, or a local file, also that of
+                torchxrayvision's DenseNet121, whose normalisation is used then.
 
         Raises:
             UserError: If the weights cannot be downloaded or read, or do not fit.
         """
         if Path(weights).is_file() or Path(weights).suffix in FILE_ENDINGS:
             state = read_state_dict(Path(weights))
+            if (published := torchxrayvision.three_channels(state)) is not None:
+                state, self.mean, self.std = published, torchxrayvision.MEAN, torchxrayvision.STD
+                print("Images are normalised to [-1024, 1024], as torchxrayvision does")
         else:
             name = self.architecture if weights == "DEFAULT" else f"{self.architecture.split('.')[0]}.{weights}"
             try:
@@ -119,8 +124,8 @@ class TimmNetwork(nn.Module):
                     f"download them to a file, or set weights=FILE, or weights=null for random weights"
                 ) from None
         classifier = {id(p) for p in self.body.get_classifier().parameters()}
-        optional = [name for name, tensor in self.body.state_dict(keep_vars=True).items() if id(tensor) in classifier]
-        load_matching(self.body, state, weights, optional, self.architecture)
+        head = [name for name, tensor in self.body.state_dict(keep_vars=True).items() if id(tensor) in classifier]
+        load_matching(self.body, state, weights, head, self.architecture)
 
     def features(self, images: Tensor) -> Tensor:
         """Last feature map (batch, c, h, w), or tokens (batch, n, c), of normalised images (batch, 3, h, w)."""

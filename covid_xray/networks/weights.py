@@ -18,6 +18,7 @@ from covid_xray.data.records import MAX_CLASSES, MAX_NAME
 from covid_xray.errors import CONTROL, UserError
 from covid_xray.networks.archive import bomb
 from covid_xray.networks.layer_groups import LayeredNetwork
+from covid_xray.networks.torchxrayvision import RESAVE
 
 FILE_ENDINGS = (".pt", ".pth", ".safetensors", ".ckpt", ".tar", ".bin")
 CLASS_NAMES = "class_names"  # key of a checkpoint
@@ -25,31 +26,48 @@ CLASS_NAMES = "class_names"  # key of a checkpoint
 _NESTED = ("state_dict", "model_state_dict", "model")
 
 
-def load_weights(network: nn.Module, weights: str) -> None:
+def load_weights(network: nn.Module, weights: str, class_names: Sequence[str] = ()) -> None:
     """Load pretrained weights into a network, in place, and print what matched.
 
     Args:
-        network: A network with layer groups.
-        weights: A checkpoint or safetensors export of this project: the body, and the head if the number of classes
-            agrees. Or what the network's own ``load_weights`` accepts, such as a weights name or a file. ``DEFAULT`` is
-            the network's best known weights, and changes nothing in a network that has none.
+        network: A network with layer groups. It gets the attributes ``mean`` and ``std`` of a run that it starts from.
+        weights: A checkpoint or safetensors export of this project: the body, and the head if it has the same classes.
+            Or what the network's own ``load_weights`` accepts, such as a weights name or a file. ``DEFAULT`` is the
+            network's best known weights, and changes nothing in a network that has none.
+        class_names: Classes in the order of the network's logits; empty if they are not known.
 
     Raises:
         UserError: If the network has no pretrained weights, or they cannot be loaded.
     """
     path = Path(weights)
-    state = read_state_dict(path) if path.is_file() else {}
-    if any(name.startswith("network.") for name in state):
-        groups = network.layer_groups() if isinstance(network, LayeredNetwork) else {}
-        head = {id(p) for part in list(groups.values())[-1:] for module in part for p in _tensors(module)}
-        optional = [name for name, tensor in network.state_dict(keep_vars=True).items() if id(tensor) in head]
-        load_matching(network, state, weights, optional)
+    given = read_weights(path) if path.is_file() else Weights({})
+    if any(name.startswith("network.") for name in given.state):
+        _load_run_weights(network, given, weights, tuple(class_names))
         return
     load = getattr(network, "load_weights", None)
     if callable(load):
         load(weights)
     elif weights != "DEFAULT":
         raise UserError(f"weights={weights}: {type(network).__name__} has no load_weights(); use weights=null")
+
+
+def _load_run_weights(network: nn.Module, given: "Weights", origin: str, class_names: tuple[str, ...]) -> None:
+    groups = network.layer_groups() if isinstance(network, LayeredNetwork) else {}
+    in_head = {id(tensor) for part in list(groups.values())[-1:] for module in part for tensor in _tensors(module)}
+    head = {name: tensor for name, tensor in network.state_dict(keep_vars=True).items() if id(tensor) in in_head}
+    fits = all(
+        (other := given.state.get(f"network.{name}")) is not None and other.shape == tensor.shape
+        for name, tensor in head.items()
+    )
+    same_classes = bool(class_names) and given.class_names == class_names
+    load_matching(network, given.state, origin, () if fits and same_classes else tuple(head))
+    if class_names and not same_classes:
+        theirs = ", ".join(given.class_names) or "unknown"
+        print(f"The head is new: the classes of {origin} are {theirs}, and those of this data {', '.join(class_names)}")
+    for name in ("mean", "std"):  # the images must be normalised as those that the body was trained on
+        known = given.state.get(name)
+        if known is not None and known.shape == (1, 3, 1, 1) and not isinstance(getattr(network, name, None), Tensor):
+            setattr(network, name, tuple(known.flatten().tolist()))
 
 
 def load_body_weights(body: nn.Module, architecture: str, weights: str) -> None:
@@ -122,7 +140,8 @@ def read_weights(path: Path) -> Weights:
     except Exception as error:  # on damaged files torch and safetensors raise nearly any exception
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         reason = f"it names {code[1]} and could run code" if code else f"it is damaged, or no weights: {_cause(error)}"
-        raise UserError(f"weights file {path} cannot be read as tensors ({reason})") from None
+        remedy = RESAVE if code and code[1].startswith("torchxrayvision.") else ""
+        raise UserError(f"weights file {path} cannot be read as tensors ({reason}){remedy}") from None
     for key in _NESTED:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -159,7 +178,7 @@ def _fetch(architecture: str, name: str) -> dict[str, Tensor]:
 
 
 def load_matching(
-    module: nn.Module, state: dict[str, Tensor], origin: str, optional: Sequence[str] = (), what: str = "the network"
+    module: nn.Module, state: dict[str, Tensor], origin: str, new: Sequence[str] = (), what: str = "the network"
 ) -> None:
     """Load the tensors that a module expects, under the prefix that most of them have (``module.``, ``model.``, ...).
 
@@ -167,11 +186,11 @@ def load_matching(
         module: The module, changed in place.
         state: Tensors by name; other tensors are not used.
         origin: Where they come from, for messages.
-        optional: Names that keep their values if they are missing or have another shape, such as those of a new head.
+        new: Names that keep their values, such as those of a new head.
         what: Name of the module, for messages.
 
     Raises:
-        UserError: If a tensor that is not optional is missing or has another shape.
+        UserError: If a tensor that is not new is missing or has another shape.
     """
     expected = module.state_dict()
     prefixes = Counter(
@@ -182,10 +201,10 @@ def load_matching(
     )
     prefix = prefixes.most_common(1)[0][0] if prefixes else ""
     given = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
-    found = {name: given[name] for name in expected if name in given and given[name].shape == expected[name].shape}
-    lost = [name for name in expected if name not in found]
+    wanted = {name: tensor for name, tensor in expected.items() if name not in new}
+    found = {name: given[name] for name in wanted if name in given and given[name].shape == wanted[name].shape}
     # Counters of BatchNorm are absent from some published files and matter only for a momentum of None.
-    missing = [name for name in lost if name not in optional and not name.endswith("num_batches_tracked")]
+    missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
     if missing:
         wrong_shape = [name for name in missing if name in given]
         detail = f"; {wrong_shape[0]} has another shape" if wrong_shape else ""
@@ -194,9 +213,8 @@ def load_matching(
             f"missing {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}{detail}"
         )
     module.load_state_dict(found, strict=False)
-    kept = [name for name in lost if name in optional]
-    new = f"; new: {', '.join(kept[:2])}{' ...' if len(kept) > 2 else ''}" if kept else ""
-    print(f"Weights: {len(found)} of {len(expected)} tensors of {what} from {origin}{new}")
+    kept = f"; new: {', '.join(new[:2])}{' ...' if len(new) > 2 else ''}" if new else ""
+    print(f"Weights: {len(found)} of {len(expected)} tensors of {what} from {origin}{kept}")
 
 
 def _tensors(part: nn.Module | nn.Parameter) -> Iterator[Tensor]:

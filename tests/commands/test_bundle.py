@@ -101,9 +101,9 @@ def test_a_bundle_evaluates_as_the_run(command: InProcess, bundle: Path, tiny_ru
 
 
 def test_weights_of_a_bundle(bundle: Path, tiny_run: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    network = cx.create_network("resnet18", 3)
-    load_weights(network, checkpoint_of(str(bundle)))
-    expected = load_run(tiny_run, accelerator="cpu").module.network.state_dict()
+    network, run = cx.create_network("resnet18", 3), load_run(tiny_run, accelerator="cpu")
+    load_weights(network, checkpoint_of(str(bundle)), run.class_names)
+    expected = run.module.network.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())
     assert "model.safetensors" in capfd.readouterr().out
 

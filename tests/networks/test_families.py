@@ -1,11 +1,14 @@
 """Every family of networks: the contract, the published numbers, and what does not fit."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
+from torchvision import models
 
 from covid_xray.errors import UserError
 from covid_xray.networks.covidnet import CovidNetLike
@@ -94,23 +97,77 @@ def test_mistakes(make: Callable[[], nn.Module], message: str) -> None:
         make()
 
 
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (("a", "b", "c"), "Weights: 134 of 134 tensors of the network from {file}\n"),
+        (("a", "b", "d"), "The head is new: the classes of {file} are a, b, c, and those of this data a, b, d\n"),
+        (("a", "b"), "The head is new: the classes of {file} are a, b, c, and those of this data a, b\n"),
+        ((), "; new: head.1.weight, head.1.bias ...\n"),
+    ],
+)
 def test_weights_of_a_run_load_the_head_only_where_the_classes_agree(
-    tmp_path: Any, capsys: pytest.CaptureFixture[str]
+    classes: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "best.ckpt"
-    source = TransferResNet(3, "resnet18", hidden=16)
-    torch.save({"state_dict": {f"network.{name}": tensor for name, tensor in source.state_dict().items()}}, file)
-    same, other = TransferResNet(3, "resnet18", hidden=16), TransferResNet(4, "resnet18", hidden=16)
-    load_weights(same, str(file))
-    assert all(torch.equal(a, b) for a, b in zip(same.state_dict().values(), source.state_dict().values(), strict=True))
-    load_weights(other, str(file))
-    assert "new: head.7.weight, head.7.bias" in capsys.readouterr().out
-    assert torch.equal(other.body.conv1.weight, source.body.conv1.weight)  # type: ignore[union-attr, arg-type]
+    source, target = TransferResNet(3, "resnet18", hidden=16), TransferResNet(len(classes) or 3, "resnet18", hidden=16)
+    state: dict[str, Any] = {f"network.{name}": tensor for name, tensor in source.state_dict().items()}
+    state |= {"mean": torch.full((1, 3, 1, 1), 0.25), "std": torch.full((1, 3, 1, 1), 0.5)}
+    torch.save({"state_dict": state, "class_names": ["a", "b", "c"]}, file)
+    head = [tensor.clone() for tensor in target.head.state_dict().values()]
+    load_weights(target, str(file), classes)
+    assert said.format(file=file) in capsys.readouterr().out
+    for a, b in zip(target.body.state_dict().values(), source.body.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    if classes == ("a", "b", "c"):
+        head = list(source.head.state_dict().values())
+    assert all(torch.equal(a, b) for a, b in zip(target.head.state_dict().values(), head, strict=True))
+    assert (vars(target)["mean"], vars(target)["std"]) == ((0.25,) * 3, (0.5,) * 3)
+
+
+def published_densenet() -> models.DenseNet:
+    """DenseNet121 of torchxrayvision: torchvision's with one channel and 18 logits, and images up to 1024."""
+    network: models.DenseNet = models.densenet121(num_classes=18)
+    network.features.conv0 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
+    network(torch.randn(8, 1, 64, 64) * 500)  # statistics of BatchNorm as in training
+    network.eval()
+    return network
+
+
+@pytest.mark.parametrize(("prefix", "ending"), [("", ".pt"), ("model.", ".safetensors")])
+def test_weights_of_torchxrayvision(prefix: str, ending: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    published, network = published_densenet(), TimmNetwork(3, "densenet121").eval()
+    state = {prefix + name: tensor for name, tensor in published.state_dict().items()}
+    state[f"{prefix}op_threshs"] = torch.rand(18)
+    file = tmp_path / f"xrv{ending}"
+    save_file(state, file) if ending == ".safetensors" else torch.save(state, file)
+    load_weights(network, str(file))
+    module = XrayClassifier(
+        network, Schedule({"only": Phase(64, 8, 1, "all", 1e-3)}), ["a", "b", "c"], mean=network.mean, std=network.std
+    ).eval()
+    images = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = nn.functional.relu(published.features((2 * (images.float() / 255) - 1) * 1024))  # type: ignore
+        found = network.features(module.normalise(images))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert float(expected.std()) > 0.1
+    restored = XrayClassifier(TimmNetwork(3, "densenet121"), module.schedule, module.class_names)
+    restored.load_state_dict(module.state_dict())  # as a run that continues or is evaluated, without the file
+    assert torch.equal(restored.eval()(images), module(images))
+
+
+def test_other_networks_of_one_channel_are_refused(tmp_path: Path) -> None:
+    published = published_densenet()
+    published.classifier = nn.Linear(1024, 3)  # their normalisation is not known
+    torch.save(published.state_dict(), tmp_path / "grey.pt")
+    with pytest.raises(UserError, match=r"does not fit densenet121: .*features\.conv0\.weight has another shape"):
+        load_weights(TimmNetwork(3, "densenet121"), str(tmp_path / "grey.pt"))
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "backbone.encoder."])
 @pytest.mark.parametrize("key", ["state_dict", "model", None])
-def test_weights_of_other_makers(prefix: str, key: str | None, tmp_path: Any) -> None:
+def test_weights_of_other_makers(prefix: str, key: str | None, tmp_path: Path) -> None:
     source, target = (TransferResNet(3, "resnet18") for _ in range(2))
     state = {prefix + name: tensor for name, tensor in source.body.state_dict().items()}
     torch.save({key: state} if key else state, tmp_path / "weights.pth.tar")

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import sys
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -150,6 +152,23 @@ def test_files_that_run_code_or_take_memory_are_refused(
     with pytest.raises(UserError, match=reason) as error:
         read_state_dict(file)
     assert "weights_only" not in str(error.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_published_file_of_torchxrayvision_is_refused_with_the_way_to_save_its_tensors(
+    zipped: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = types.ModuleType("torchxrayvision.models")
+    module.DenseNet = type("DenseNet", (torch.nn.Linear,), {"__module__": module.__name__})  # type: ignore[attr-defined]
+    for name in ("torchxrayvision", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    file = tmp_path / "nih-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt"
+    torch.save(module.DenseNet(2, 2), file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        UserError, match=r"names torchxrayvision\.models\.DenseNet and could .*torch\.save\(xrv"
+    ) as error:
+        read_state_dict(file)
+    assert "\n" not in str(error.value)
 
 
 def test_an_honest_file_that_was_compressed_is_read(tmp_path: Path) -> None:
