@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pandas as pd
 import torch
 from lightning import LightningDataModule
 
 from covid_xray.data.audit.report import AuditReport, audit_records, patient_groups
+from covid_xray.data.audit.sources import separation_problem
 from covid_xray.data.augmentation import Augmentation
 from covid_xray.data.cache import Images, read_images
 from covid_xray.data.dataset import XrayDataset, collate
 from covid_xray.data.loader import SHARED_MEMORY, TimedLoader, affordable_workers
-from covid_xray.data.sampling import EvalBatches, Order, TrainBatches
+from covid_xray.data.sampling import EvalBatches, Order, SourceOrder, TrainBatches
 from covid_xray.data.split import SPLITS
 from covid_xray.errors import UserError
 from covid_xray.schedule import Phase, Schedule
@@ -71,7 +71,7 @@ class XrayDataModule(LightningDataModule):
         num_workers: int | None = None,
         cache: str | bool | None = None,
         audit_cache: str | None = None,
-        sampler: Order | None = None,
+        sampler: Order | SourceOrder | None = None,
         images: Images | None = None,
     ) -> None:
         super().__init__()
@@ -92,15 +92,16 @@ class XrayDataModule(LightningDataModule):
         self._images = images
         self._loaders: dict[str, TimedLoader] = {}
         self._workers: int | None = None
-        labels = records["label"][records["split"] == "train"].to_numpy(dtype=str)
-        n_train = len(labels)
+        n_train = int((records["split"] == "train").sum())
         for name, phase in schedule.phases.items():
             if 0 < n_train < phase.batch_size:
                 raise UserError(
                     f"schedule.phases.{name}.batch_size={phase.batch_size} is more than the {n_train} training images"
                 )
             if sampler is not None and n_train:  # finds a wrong setting before the training begins
-                sampler(labels, phase.batch_size, np.random.default_rng(0))
+                batches = self._train_batches()
+                batches.begin(0, phase.batch_size, phase.image_size)
+                len(batches)
 
     @property
     def num_classes(self) -> int:
@@ -155,14 +156,16 @@ class XrayDataModule(LightningDataModule):
                 sets["unseen"] = unseen
         return sets
 
-    def dataset(self, table: pd.DataFrame) -> XrayDataset:
-        """Images of some of the records."""
+    def dataset(self, table: pd.DataFrame, with_sources: bool = False) -> XrayDataset:
+        """Images of some of the records; of training images also with their sources."""
         numbers = {name: number for number, name in enumerate(self.class_names)}
         files = table["file"].tolist()
         labels = [numbers[label] for label in table["label"]]
         stored = self.images.stored
         part = None if stored is None else self.images.select(files).stored
-        return XrayDataset(files, labels, self.augment, self.schedule.max_image_size, part)
+        places = {name: number for number, name in enumerate(self.group_counts().columns)} if with_sources else {}
+        sources = [places[source] for source in _named(table["source"])] if with_sources else None
+        return XrayDataset(files, labels, self.augment, self.schedule.max_image_size, part, sources)
 
     def train_dataloader(self) -> TimedLoader:
         """Training batches of the current epoch; on resume, from the first batch that is not yet trained on."""
@@ -191,7 +194,7 @@ class XrayDataModule(LightningDataModule):
         if self.normalization == "imagenet":
             return getattr(network, "mean", IMAGENET_MEAN), getattr(network, "std", IMAGENET_STD)
         phase, table = self.schedule.at(0).phase, self.subset("train")
-        batches = TrainBatches(table["label"].tolist(), self.seed, order=self.sampler)
+        batches = self._train_batches()
         batches.begin(0, phase.batch_size, phase.image_size)
         pixels = self.dataset(table).__getitems__(next(iter(batches)))[0].numpy() / 255
         return (float(pixels.mean()),) * 3, (float(pixels.std()),) * 3
@@ -210,6 +213,20 @@ class XrayDataModule(LightningDataModule):
         """Training images by class, in the order of the logits."""
         counts = self.subset("train")["label"].value_counts()
         return {name: int(counts[name]) for name in self.class_names}
+
+    def group_counts(self) -> pd.DataFrame:
+        """Training images per class (rows, in the order of the logits) and source (columns, sorted).
+
+        What uses the source to keep a network from reading it asks for this.
+
+        Raises:
+            UserError: If no method can separate label and source of these images.
+        """
+        table = self.subset("train")
+        sources = _named(table["source"])
+        if problem := separation_problem(table["label"].tolist(), sources.tolist()):
+            raise UserError(f"label and source of the training images cannot be separated: {problem}")
+        return pd.crosstab(table["label"], sources).reindex(self.class_names, fill_value=0)
 
     def counts(self) -> pd.DataFrame:
         """Images per class (rows) and split (columns)."""
@@ -237,10 +254,13 @@ class XrayDataModule(LightningDataModule):
 
     def _loader(self, name: str, table: pd.DataFrame) -> TimedLoader:
         if name not in self._loaders:
-            dataset, (rank, world_size), workers = self.dataset(table), self._ranks(), self._affordable_workers()
+            module = self.trainer.lightning_module if self.trainer else None
+            with_sources = name == "train" and getattr(module, "needs_sources", False)
+            dataset, workers = self.dataset(table, with_sources), self._affordable_workers()
+            rank, world_size = self._ranks()
             sampler: TrainBatches | EvalBatches
             if name == "train":
-                sampler = TrainBatches(table["label"].tolist(), self.seed, rank, world_size, self.sampler)
+                sampler = self._train_batches(rank, world_size)
             else:
                 sampler = EvalBatches(len(dataset), rank, world_size)
             self._loaders[name] = TimedLoader(
@@ -253,6 +273,11 @@ class XrayDataModule(LightningDataModule):
                 worker_init_fn=_start_worker,
             )
         return self._loaders[name]
+
+    def _train_batches(self, rank: int = 0, world_size: int = 1) -> TrainBatches:
+        table = self.subset("train")
+        sources = _named(table["source"]).tolist()
+        return TrainBatches(table["label"].tolist(), self.seed, rank, world_size, self.sampler, sources)
 
     def _affordable_workers(self) -> int:
         """Workers of each loader; a line is printed once if shared memory allows fewer than were asked for."""
@@ -286,6 +311,11 @@ def default_workers() -> int:
     """Number of loader processes: the cores of this machine, at most 8, shared by the processes of a node."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     return max(1, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def _named(sources: pd.Series) -> pd.Series:
+    """Sources, with a name for those that are not known."""
+    return sources.replace("", "unknown")
 
 
 def _start_worker(worker: int) -> None:

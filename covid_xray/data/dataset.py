@@ -14,7 +14,7 @@ from covid_xray.data.images.read import read_image
 from covid_xray.data.images.resize import resize
 from covid_xray.data.sampling import Sample
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]  # images, labels and, if the training asks for them, sources
 
 
 class XrayDataset(Dataset[tuple[GreyImage, int]]):
@@ -26,6 +26,7 @@ class XrayDataset(Dataset[tuple[GreyImage, int]]):
         augment: Applied to samples that have a seed; other samples are only resized.
         base_size: Side to which every image is resized first; None: no first resizing.
         stored: The images, resized to that side; None: read the files. The pixels are the same.
+        sources: Number of the source of every image, to be in the batches; None: they have none.
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class XrayDataset(Dataset[tuple[GreyImage, int]]):
         augment: Augmentation,
         base_size: int | None = None,
         stored: StoredImages | None = None,
+        sources: Sequence[int] | None = None,
     ) -> None:
         # Arrays, not lists of objects: each worker writes to the reference counts of a list, which copies its memory.
         self.files = np.asarray(files, dtype=np.bytes_) if all(map(str.isascii, files)) else np.asarray(files)
         self.labels = np.asarray(labels, dtype=np.int64)
+        self.sources = None if sources is None else np.asarray(sources, dtype=np.int64)
         self.augment, self.base_size, self.stored = augment, base_size, stored
 
     def __len__(self) -> int:
@@ -55,7 +58,10 @@ class XrayDataset(Dataset[tuple[GreyImage, int]]):
         return image, int(self.labels[sample.row])
 
     def __getitems__(self, samples: Sequence[Sample]) -> Batch:
-        """Images (batch, 1, size, size), uint8, and labels (batch,), int64; the loader calls this."""
+        """Images (batch, 1, size, size), uint8, labels (batch,), and perhaps sources (batch,), both int64.
+
+        The loader calls this.
+        """
         size = samples[0].image_size
         images = np.empty((len(samples), 1, size, size), dtype=np.uint8)
         labels = np.empty(len(samples), dtype=np.int64)
@@ -63,6 +69,9 @@ class XrayDataset(Dataset[tuple[GreyImage, int]]):
             images[position, 0], labels[position] = self[sample]
         if self.stored is not None:
             self.stored.release()
+        if self.sources is not None:
+            sources = self.sources[[sample.row for sample in samples]]
+            return torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(sources)
         return torch.from_numpy(images), torch.from_numpy(labels)
 
     def _image(self, row: int) -> GreyImage:

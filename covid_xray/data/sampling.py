@@ -3,13 +3,15 @@
 The samplers keep no training state. The DataModule sets the epoch, the phase and the first batch.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from covid_xray.data.audit.sources import separation_problem
 from covid_xray.errors import UserError
 
 Labels = NDArray[np.str_]
@@ -29,6 +31,19 @@ class Order(Protocol):
     def __call__(self, labels: Labels, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Numbers (batches * batch_size,) or more; the rest is dropped."""
         ...
+
+
+class SourceOrder(Protocol):
+    """An order that asks for the source of every image, by a parameter of this name."""
+
+    def __call__(self, labels: Labels, batch_size: int, rng: np.random.Generator, sources: Labels) -> NDArray[np.int64]:
+        """As `Order`."""
+        ...
+
+
+def takes_sources(function: Callable[..., Any]) -> bool:
+    """Whether a sampler or a loss asks for the source of every image: it has a parameter ``sources``."""
+    return "sources" in inspect.signature(function).parameters
 
 
 class Shuffled:
@@ -81,7 +96,36 @@ class BatchShare:
         return rng.permuted(np.concatenate([chosen, others], axis=1), axis=1).ravel()
 
 
-def _take(labels: Labels, classes: Labels, rng: np.random.Generator) -> NDArray[np.int64]:
+class Independent:
+    """Class and source are drawn independently of each other, each as often as in the training images.
+
+    So the source says nothing about the label, in as many images per epoch as there are. Images of rare combinations
+    come repeatedly. A source that lacks a class is not drawn: with it, class and source cannot be independent.
+
+    Raises:
+        UserError: If no source has images of every class, or there is one source only.
+    """
+
+    def __call__(self, labels: Labels, batch_size: int, rng: np.random.Generator, sources: Labels) -> NDArray[np.int64]:
+        """Classes and sources drawn with their probabilities, then the next image of both."""
+        classes, label = np.unique(labels, return_inverse=True)
+        places, source = np.unique(sources, return_inverse=True)
+        counts = np.zeros((len(classes), len(places)), dtype=np.int64)
+        np.add.at(counts, (label, source), 1)
+        counts[:, (counts == 0).any(axis=0)] = 0
+        if len(places) < 2 or not counts.any():
+            reason = separation_problem(labels.tolist(), sources.tolist()) or (
+                f"no source has training images of every class ({', '.join(classes)}); add some, or leave a class out"
+            )
+            raise UserError(f"label and source cannot be made independent by sampler=independent: {reason}")
+        drawn_label, drawn_source = (
+            rng.choice(size, size=len(labels), p=counts.sum(axis=axis) / counts.sum())
+            for size, axis in ((len(classes), 1), (len(places), 0))
+        )
+        return _take(label * len(places) + source, drawn_label * len(places) + drawn_source, rng)
+
+
+def _take(labels: NDArray[Any], classes: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
     """For every entry of ``classes``, an image of that class: all of them once, shuffled, then again."""
     found = np.zeros(len(classes), dtype=np.int64)
     for name in np.unique(classes):
@@ -103,13 +147,21 @@ class TrainBatches(Sampler[list[Sample]]):
         rank: Number of this process.
         world_size: Number of processes.
         order: Which images come in which order; None: `Shuffled`.
+        sources: Source of every training image, for an order that asks for it.
     """
 
     def __init__(
-        self, labels: Sequence[str], seed: int, rank: int = 0, world_size: int = 1, order: Order | None = None
+        self,
+        labels: Sequence[str],
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        order: Order | SourceOrder | None = None,
+        sources: Sequence[str] = (),
     ) -> None:
         self.labels, self.seed, self.rank, self.world_size = np.asarray(labels), seed, rank, world_size
-        self.order: Order = Shuffled() if order is None else order
+        self.order: Callable[..., NDArray[np.int64]] = Shuffled() if order is None else order
+        self._asked = {"sources": np.asarray(sources)} if takes_sources(self.order) else {}
         self.begin(epoch=0, batch_size=1, image_size=1)
 
     def begin(self, epoch: int, batch_size: int, image_size: int, first_batch: int = 0) -> None:
@@ -130,7 +182,7 @@ class TrainBatches(Sampler[list[Sample]]):
             yield [self._sample(int(images[i]), repeats[i]) for i in range(first, first + share)]
 
     def _images(self) -> NDArray[np.int64]:
-        return self.order(self.labels, self.batch_size, np.random.default_rng((self.seed, self.epoch)))
+        return self.order(self.labels, self.batch_size, np.random.default_rng((self.seed, self.epoch)), **self._asked)
 
     def _sample(self, index: int, repeat: int) -> Sample:
         seed = (self.seed, self.epoch, index, repeat) if repeat else (self.seed, self.epoch, index)

@@ -1,11 +1,13 @@
 """Batch samplers."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covid_xray.data.sampling import Balanced, BatchShare, EvalBatches, Order, Sample, TrainBatches
+from covid_xray.data.sampling import Balanced, BatchShare, EvalBatches, Independent, Order, Sample, TrainBatches
 from covid_xray.errors import UserError
 
 SIZES = st.integers(8, 100)
@@ -94,6 +96,50 @@ def test_batch_share_is_the_same_in_every_batch() -> None:
         _batches(TrainBatches(labels.tolist(), 0, order=BatchShare("x")), 0, 8)
     with pytest.raises(UserError, match=r"sampler\.share must be"):
         BatchShare("a", 1)
+
+
+GROUPS = st.lists(st.integers(1, 9), min_size=6, max_size=6)  # images of the classes a and b from x, y and z
+
+
+@given(counts=GROUPS, lacking=st.integers(0, 9), seed=st.integers(0, 99), first=st.integers(0, 3))
+def test_independent_order_is_pure_and_leaves_out_a_source_that_lacks_a_class(
+    counts: list[int], lacking: int, seed: int, first: int
+) -> None:
+    groups = [pair for pair, count in zip(np.ndindex(2, 3), counts, strict=True) for _ in range(count)]
+    groups += [(0, 3)] * lacking
+    labels, sources = [str(label) for label, _ in groups], [str(source) for _, source in groups]
+    whole, again = (TrainBatches(labels, seed, order=Independent(), sources=sources) for _ in range(2))
+    batches = _batches(whole, 2, 2)
+    again.begin(2, 2, 64, first)
+    assert list(again) == batches[first:]
+    assert len(batches) == len(labels) // 2
+    assert "3" not in {sources[sample.row] for batch in batches for sample in batch}
+    seeds = [sample.seed for batch in batches for sample in batch]
+    assert len(seeds) == len(set(seeds)), "a repeated image is augmented differently"
+
+
+def test_independent_keeps_the_shares_of_classes_and_of_sources() -> None:
+    counts = {("a", "x"): 90, ("a", "y"): 10, ("b", "x"): 6, ("b", "y"): 194}
+    labels, sources = zip(*[pair for pair, count in counts.items() for _ in range(count)], strict=True)
+    sampler = TrainBatches(labels, 0, order=Independent(), sources=sources)
+    rows = [sample.row for epoch in range(60) for batch in _batches(sampler, epoch, 10) for sample in batch]
+    drawn = Counter((labels[row], sources[row]) for row in rows)
+    for (label, source), count in drawn.items():
+        assert count / len(rows) == pytest.approx(labels.count(label) * sources.count(source) / 300**2, abs=0.01)
+    assert set(rows) == set(range(300))
+
+
+@pytest.mark.parametrize(
+    ("labels", "sources", "words"),
+    [
+        ("aabb", "xxxx", "all images have one source"),
+        ("aabb", "xxyy", "no source has both a and b images"),
+        ("abbc", "xxyy", r"no source has training images of every class \(a, b, c\)"),
+    ],
+)
+def test_independence_that_cannot_be_is_refused(labels: str, sources: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        len(TrainBatches(list(labels), 0, order=Independent(), sources=list(sources)))
 
 
 def _labels(n: int) -> list[str]:

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse.csgraph import connected_components
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from covid_xray.data.audit.report import audit_records, source_only_text
 from covid_xray.data.audit.source_only import factor_score, predict_from_factor, source_only_scores
-from covid_xray.data.audit.sources import confounded_classes, confounding_text, held_out_problem
+from covid_xray.data.audit.sources import confounded_classes, confounding_text, held_out_problem, separation_problem
 from covid_xray.data.manifest import read_manifest
 from covid_xray.data.records import check_records
 from covid_xray.data.split import assign_splits
@@ -120,6 +121,25 @@ def test_held_out_source_leaves_all_its_classes_to_learn_from(pairs: list[tuple[
         learned = {label for label, place in pairs if place != source}
         possible = len(tested) > 1 and tested <= learned
         assert (held_out_problem(labels, sources, source) == "") == possible
+
+
+@given(pairs=st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("wxyz")), min_size=1, max_size=12))
+def test_label_and_source_are_separable_where_their_graph_is_connected(pairs: list[tuple[str, str]]) -> None:
+    labels, sources = zip(*pairs, strict=True)
+    nodes = sorted({*labels, *sources})
+    links = np.zeros((len(nodes), len(nodes)))
+    for label, source in pairs:
+        links[nodes.index(label), nodes.index(source)] = 1
+    connected = connected_components(links, directed=False)[0] == 1
+    assert (separation_problem(labels, sources) == "") == (connected and len(set(sources)) > 1)
+
+
+def test_the_sentence_names_what_is_missing() -> None:
+    assert separation_problem("abc", "xyy") == (
+        "no source has both a and b or c images, so the source gives the label away; add a images from y, or b or c "
+        "images from x"
+    )
+    assert separation_problem("ab", "xx").startswith("all images have one source (x)")
 
 
 def joined(patients: int = 12) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Whether the images can tell a class from a source: which class shares no source with another class."""
+"""Whether the images can tell a class from a source."""
 
 from collections.abc import Sequence
 
@@ -37,6 +37,34 @@ def confounding_text(labels: Sequence[str], sources: Sequence[str]) -> str:
                 f"{_few(rest, 'or')} images from {_few(own, 'or')}."
             )
     return " ".join(texts)
+
+
+def separation_problem(labels: Sequence[str], sources: Sequence[str]) -> str:
+    """Why no method can separate the label from the source; empty if one can.
+
+    Classes and sources form a graph: a class and a source are linked where the source has images of the class. If the
+    graph has several parts, the source gives away the part, so every difference between the classes of two parts may
+    be one of their sources. This is the condition under which differences between classes can be estimated in a
+    two-way layout with empty cells (Searle 1987, connected data).
+    """
+    table = pd.DataFrame({"label": list(labels), "source": list(sources)}).drop_duplicates()
+    names, places = sorted(table["label"].unique()), sorted(table["source"].unique())
+    if len(places) < 2:
+        return f"all images have one source ({', '.join(places)}), so there is no other source to compare with"
+    joined: list[str] = []
+    wider = names[:1]
+    while wider != joined:
+        joined = wider
+        own = sorted(table["source"][table["label"].isin(joined)].unique())
+        wider = sorted(table["label"][table["source"].isin(own)].unique())
+    if joined == names:
+        return ""
+    rest, others = [name for name in names if name not in joined], [place for place in places if place not in own]
+    return (
+        f"no source has both {_few(joined, 'or')} and {_few(rest, 'or')} images, so the source gives the label away; "
+        f"add {_few(joined, 'or')} images from {_few(others, 'or')}, or {_few(rest, 'or')} images from "
+        f"{_few(own, 'or')}"
+    )
 
 
 def held_out_problem(labels: Sequence[str], sources: Sequence[str], source: str) -> str:
