@@ -108,6 +108,11 @@ class Predictions:
         """Number of patients."""
         return len(set(self.patients))
 
+    def describe(self, row: int) -> str:
+        """True class of an image and, in a second line, its predicted class with the probability."""
+        names, probability = self.class_names, 100 * self.probabilities[row].max()
+        return f"{names[self.labels[row]]}\npredicted {names[self.predicted[row]]}, {probability:.0f} %"
+
     def select(self, rows: npt.ArrayLike) -> "Predictions":
         """Predictions of the given rows, in the given order."""
         chosen = np.asarray(rows, dtype=np.int64)

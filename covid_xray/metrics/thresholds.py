@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from sklearn.metrics import roc_curve
 
 from covid_xray.errors import UserError
 from covid_xray.metrics.intervals import LEVEL, Interval, clustered_exact_interval
@@ -41,7 +40,8 @@ class OperatingResult:
         point: The operating point.
         sensitivity: Sensitivity with its exact interval; images are clustered by patient.
         specificity: Specificity with its exact interval; images are clustered by patient.
-        prevalence: Share of the class in the target population; nan if it is not given.
+        prevalence: Share of the class in the target population.
+        of_test_images: Whether it is the share of the class in the test images, because none was given.
         ppv: Positive predictive value at this prevalence; the coverage of its limits is at least the confidence level.
         npv: Negative predictive value at this prevalence, with limits of the same kind.
     """
@@ -50,6 +50,7 @@ class OperatingResult:
     sensitivity: Interval
     specificity: Interval
     prevalence: float
+    of_test_images: bool
     ppv: Interval
     npv: Interval
 
@@ -72,6 +73,8 @@ def choose_operating_point(
 
     Source: Youden 1950.
     """
+    from sklearn.metrics import roc_curve  # here, because it takes long to import and predictions need none
+
     scores, is_target = _scores(validation, class_name)
     if not is_target.any() or is_target.all():
         which = "every" if is_target.any() else "no"
@@ -108,8 +111,8 @@ def apply_operating_point(
     Args:
         point: Result of `choose_operating_point`.
         test: Predictions of the test images.
-        prevalence: Share of the class in the target population, above 0 and below 1. If it is None, PPV and NPV are
-            nan.
+        prevalence: Share of the class in the target population, above 0 and below 1; None: the share of the class in
+            the test images.
         level: Confidence level, between 0 and 1.
 
     Raises:
@@ -127,12 +130,10 @@ def apply_operating_point(
         )
 
     sensitivity, specificity = intervals(level)
-    if prevalence is None:
-        missing = Interval(np.nan, np.nan, np.nan, "", "no prevalence was given")
-        return OperatingResult(point, sensitivity, specificity, np.nan, missing, missing)
+    share = float(is_target.mean()) if prevalence is None else prevalence
     wide = intervals(1 - (1 - level) / 2)
     corners = [
-        predictive_values(*pair, prevalence)
+        predictive_values(*pair, share)
         for pair in ((sensitivity.value, specificity.value), (wide[0].low, wide[1].low), (wide[0].high, wide[1].high))
     ]
     method = "Bayes' rule, conservative limits"
@@ -140,7 +141,7 @@ def apply_operating_point(
         Interval(value, low, high, method, "" if np.isfinite(value) else "a class has no test image or prediction")
         for value, low, high in zip(*corners, strict=True)
     )
-    return OperatingResult(point, sensitivity, specificity, prevalence, ppv, npv)
+    return OperatingResult(point, sensitivity, specificity, share, prevalence is None, ppv, npv)
 
 
 def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:

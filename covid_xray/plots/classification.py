@@ -4,6 +4,7 @@ The colours are Okabe and Ito's palette, which is safe for colour-blind readers.
 """
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,13 +13,12 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from covid_xray.errors import UserError
 from covid_xray.metrics.calibration import ReliabilityBins
 from covid_xray.metrics.intervals import Interval, wilson_interval
 from covid_xray.metrics.predictions import Predictions
-from covid_xray.plots.figure import PlainFigure
+from covid_xray.plots.figure import FULL_WIDTH, HALF_WIDTH, PlainFigure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
@@ -41,7 +41,7 @@ def confusion_matrix_figure(counts: npt.ArrayLike, class_names: Sequence[str]) -
         raise UserError(f"a confusion matrix of {c} classes has shape {(c, c)}, not {cells.shape}")
     totals = cells.sum(axis=1, keepdims=True)
     shares = cells / np.maximum(totals, 1)
-    size = max(4.4, 1.35 * c + 1.8)
+    size = max(HALF_WIDTH, 1.1 * c + 1.2)
     figure, axis = _figure(size, 0.86 * size)
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     fontsize = 11 if c <= 6 else 7
@@ -50,8 +50,9 @@ def confusion_matrix_figure(counts: npt.ArrayLike, class_names: Sequence[str]) -
         colour = "white" if shares[row, column] > 0.55 else "black"
         axis.text(column, row - 0.1, f"{count:,}", ha="center", va="center", color=colour, fontsize=1.25 * fontsize)
         axis.text(column, row + 0.2, share, ha="center", va="center", color=colour, fontsize=0.85 * fontsize)
-    axis.set_xticks(range(c), class_names, rotation=0 if c <= 4 else 45, ha="center" if c <= 4 else "right")
-    labels = [f"{name}\nn = {total:,}" for name, total in zip(class_names, totals[:, 0], strict=True)]
+    names = [_wrapped(name) for name in class_names]
+    axis.set_xticks(range(c), names, rotation=0 if c <= 4 else 45, ha="center" if c <= 4 else "right")
+    labels = [f"{name}\nn = {total:,}" for name, total in zip(names, totals[:, 0], strict=True)]
     axis.set_yticks(range(c), labels)
     axis.set(xlabel="predicted class", ylabel="true class")
     axis.tick_params(length=0)
@@ -68,7 +69,9 @@ def roc_figure(predictions: Predictions, intervals: Mapping[str, Interval] | Non
         predictions: Predictions of the model.
         intervals: Intervals by metric name; the legend shows ``auroc/<class>``.
     """
-    figure, axis = _figure(5.2, 5.2)
+    from sklearn.metrics import roc_curve  # here, because training draws no such figure
+
+    figure, axis = _figure(HALF_WIDTH, HALF_WIDTH)
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (2, 3)))
     axis.text(0.6, 0.575, "chance", color=GREY, fontsize=9, rotation=45, rotation_mode="anchor", va="top")
     for k, name in enumerate(predictions.class_names):
@@ -89,7 +92,9 @@ def precision_recall_figure(predictions: Predictions, intervals: Mapping[str, In
         predictions: Predictions of the model.
         intervals: Intervals by metric name; the legend shows ``average_precision/<class>``.
     """
-    figure, axis = _figure(5.2, 5.2)
+    from sklearn.metrics import precision_recall_curve
+
+    figure, axis = _figure(HALF_WIDTH, HALF_WIDTH)
     for k, name in enumerate(predictions.class_names):
         is_target = predictions.labels == k
         if is_target.any():
@@ -105,16 +110,16 @@ def precision_recall_figure(predictions: Predictions, intervals: Mapping[str, In
 
 
 def reliability_figure(curves: Mapping[str, ReliabilityBins], errors: Mapping[str, Interval] | None = None) -> Figure:
-    """Reliability diagram: accuracy against confidence in the upper panel, number of images in the lower panel.
+    """Reliability diagram: accuracy against confidence in the left panel, number of images in the right panel.
 
     Args:
         curves: Bins by name, such as ``as trained`` and ``calibrated``.
         errors: Expected calibration error by the same names; the legend shows it.
     """
-    figure = PlainFigure(figsize=(5.4, 7.2), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
-    top.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (2, 3)))
-    top.text(0.15, 0.165, "perfectly calibrated", color=GREY, fontsize=9, rotation=45, rotation_mode="anchor")
+    figure = PlainFigure(figsize=(FULL_WIDTH, 5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (2, 3)))
+    left.text(0.15, 0.165, "perfectly calibrated", color=GREY, fontsize=9, rotation=45, rotation_mode="anchor")
     for index, (name, bins) in enumerate(curves.items()):
         filled = bins.counts > 0
         label = name
@@ -126,17 +131,16 @@ def reliability_figure(curves: Mapping[str, ReliabilityBins], errors: Mapping[st
         line = _line(index) | {"linewidth": 1.2}
         shift = 0.006 * (index - (len(curves) - 1) / 2)
         x = bins.confidence[filled] + shift
-        top.plot(x, bins.accuracy[filled], label=label, marker="o", markersize=4, **line)
+        left.plot(x, bins.accuracy[filled], label=label, marker="o", markersize=4, **line)
         low, high = ([getattr(limit, end) for limit in limits] for end in ("low", "high"))
-        top.vlines(x, low, high, color=line["color"], alpha=0.45, linewidth=1.2)
+        left.vlines(x, low, high, color=line["color"], alpha=0.45, linewidth=1.2)
         width = (bins.edges[1] - bins.edges[0]) / len(curves)
-        bottom.bar(bins.edges[:-1] + (index + 0.5) * width, bins.counts, 0.9 * width, color=line["color"], linewidth=0)
-    _square(top, "", "accuracy with 95 % interval")
-    # An equal aspect would shrink only the upper panel, and the x-axes would not align.
-    top.set_aspect("auto")
-    figure.legend(*top.get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=9)
-    bottom.set(xlabel="probability of the predicted class", ylabel="images", xlim=(0, 1))
-    _clean(bottom)
+        right.bar(bins.edges[:-1] + (index + 0.5) * width, bins.counts, 0.9 * width, color=line["color"], linewidth=0)
+    _square(left, "probability of the predicted class", "accuracy with 95 % interval")
+    left.set_aspect("auto")  # as wide as the right panel
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=9)
+    right.set(xlabel="probability of the predicted class", ylabel="images", xlim=(0, 1))
+    _clean(right)
     return figure
 
 
@@ -148,7 +152,7 @@ def class_bars_figure(intervals: Mapping[str, Interval], cases: Mapping[str, int
         cases: Number of test images by class, in the order of the plot.
     """
     names = list(cases)
-    figure, axis = _figure(max(6.0, 1.6 + 1.9 * len(names)), 4.0)
+    figure, axis = _figure(HALF_WIDTH if len(names) <= 4 else max(FULL_WIDTH, 0.6 * len(names)), 4.8)
     width = 0.84 / len(BAR_METRICS)
     for index, metric in enumerate(BAR_METRICS):
         for k, name in enumerate(names):
@@ -160,14 +164,22 @@ def class_bars_figure(intervals: Mapping[str, Interval], cases: Mapping[str, int
             axis.bar(x, interval.value, 0.9 * width, color=COLOURS[index], alpha=0.75, linewidth=0)
             if not np.isnan(interval.low):
                 axis.vlines(x, interval.low, interval.high, color="black", linewidth=1.3)
-    axis.set_xticks(range(len(names)), [f"{name}\nn = {cases[name]:,}" for name in names])
+    axis.set_xticks(range(len(names)), [f"{_wrapped(name)}\nn = {cases[name]:,}" for name in names])
     axis.set(ylim=(0, 1.02), ylabel="value with 95 % interval")
     axis.set_yticks(np.linspace(0, 1, 6))
     axis.grid(axis="y", color="#dddddd", linewidth=0.7)
     axis.set_axisbelow(True)
     _clean(axis)
     keys = [Patch(color=COLOURS[i], alpha=0.75, label=label) for i, label in enumerate(BAR_METRICS.values())]
-    figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), frameon=False, fontsize=9)
+    figure.legend(
+        handles=keys,
+        loc="outside upper center",
+        ncols=len(keys),
+        frameon=False,
+        fontsize=9,
+        handlelength=1.2,
+        columnspacing=1.2,
+    )
     return figure
 
 
@@ -189,12 +201,17 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+def _wrapped(name: str, width: int = 14) -> str:
+    """A name in lines that fit below the columns of a matrix in half a page."""
+    return textwrap.fill(name, width)
+
+
 def _line(index: int) -> dict[str, Any]:
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)], "linewidth": 1.8}
 
 
 def _legend(name: str, cases: int, interval: Interval | None, metric: str) -> str:
-    label = f"{name} (n = {cases:,})"
+    label = f"{_wrapped(name, 30)} (n = {cases:,})"
     return label if interval is None else f"{label}: {metric} {interval.text()}"
 
 

@@ -6,6 +6,9 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+# Widths in inches, as the report shows them.
+FULL_WIDTH, HALF_WIDTH = 11.5, 5.6
+
 
 class PlainFigure(Figure):
     """A figure that shows every text as it is: a class called ``$x$`` is no formula."""

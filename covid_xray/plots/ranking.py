@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from covid_xray.metrics.intervals import Interval
 from covid_xray.plots.classification import COLOURS
-from covid_xray.plots.figure import PlainFigure
+from covid_xray.plots.figure import FULL_WIDTH, PlainFigure
 
 
 def ranking_figure(intervals: Mapping[str, Interval], label: str) -> Figure:
@@ -17,7 +17,7 @@ def ranking_figure(intervals: Mapping[str, Interval], label: str) -> Figure:
         intervals: Value of the metric with its interval by name of the model, from the top.
         label: Name of the metric.
     """
-    figure = PlainFigure(figsize=(8.6, 1.2 + 0.42 * len(intervals)), layout="constrained")
+    figure = PlainFigure(figsize=(FULL_WIDTH, 1.2 + 0.42 * len(intervals)), layout="constrained")
     axis = figure.subplots()
     for row, interval in enumerate(intervals.values()):
         if not np.isnan(interval.low):

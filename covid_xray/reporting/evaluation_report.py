@@ -1,13 +1,15 @@
 """The figures, the report and the numbers of one evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from covid_xray.metrics.calibration import top_label_bins
+from covid_xray.data.images.resize import shrink
+from covid_xray.metrics.calibration import image_nll, top_label_bins
 from covid_xray.metrics.estimates import Estimates, interval_dict
+from covid_xray.metrics.groups import GroupMetrics
 from covid_xray.metrics.intervals import Interval
 from covid_xray.metrics.predictions import Predictions
 from covid_xray.plots.classification import (
@@ -17,8 +19,8 @@ from covid_xray.plots.classification import (
     reliability_figure,
     roc_figure,
 )
-from covid_xray.plots.evaluation import saliency_figure, shortcut_figure
-from covid_xray.reporting.html import Picture, Report, Section
+from covid_xray.plots.evaluation import heat_overlay, saliency_figure, shortcut_figure, sources_figure
+from covid_xray.reporting.html import Mark, Photo, PhotoGroup, Picture, Report, Section
 from covid_xray.reporting.tables import (
     Table,
     class_table,
@@ -32,12 +34,20 @@ from covid_xray.reporting.tables import (
 )
 from covid_xray.runs import provenance
 from covid_xray.runs.config import select
-from covid_xray.runs.evaluate import AS_TRAINED, CALIBRATED, EvaluationResult
+from covid_xray.runs.evaluate import AS_TRAINED, CALIBRATED, RANDOM, TOP_LOSS, UNSURE_HIT, EvaluationResult
 from covid_xray.runs.external import ExternalTest
 from covid_xray.runs.folder import flatten
 from covid_xray.runs.inference import TTA_BETA, TTA_PASSES, TTA_SCALE, WHOLE
 
 DISCRIMINATION = ("confusion", "by_class", "roc", "precision_recall")
+NO_LEAK = "no shared patient and no copied file found"
+_PAIR_WIDTH = 560  # pixels of an X-ray and its heat map
+_MOST_SOURCES = 12  # panels; tables have all sources
+_SALIENCY = {
+    TOP_LOSS: "The highest losses",
+    UNSURE_HIT: "Right, with the lowest probability",
+    RANDOM: "Random images of each class",
+}
 
 
 def draw(result: EvaluationResult) -> dict[str, Picture]:
@@ -55,14 +65,38 @@ def draw(result: EvaluationResult) -> dict[str, Picture]:
     pictures["shortcuts"] = Picture(
         shortcut_figure(conditions, chance), "Balanced accuracy and AUROC on whole and on masked images"
     )
+    if result.groups is not None and (panels := _panels(result.groups)):
+        more = f"the {_MOST_SOURCES} sources with most images" if len(panels) < len(result.groups.sources) else "source"
+        pictures["sources"] = Picture(sources_figure(panels), f"Accuracy, and sensitivity of each class, by {more}")
     if result.gallery is not None:
-        pictures["saliency"] = Picture(
-            saliency_figure(result.gallery.images[:, 0], result.gallery.maps, result.gallery.titles),
-            "Grad-CAM of the predicted class: most confident errors, least confident hits, random images of every "
-            "class",
-            chart=False,
-        )
+        gallery = result.gallery
+        described = zip(gallery.kinds, gallery.rows, strict=True)
+        titles = [f"{kind}: {result.predictions.describe(row)}" for kind, row in described]
+        figure = saliency_figure(gallery.images[:, 0], gallery.maps, titles)
+        caption = "Grad-CAM of the predicted class: highest losses, least confident hits, random images of every class"
+        pictures["saliency"] = Picture(figure, caption, chart=False)
     return pictures
+
+
+def _panels(groups: GroupMetrics) -> dict[str, Estimates]:
+    """The sources with most images, if there are several, in the order of the tables."""
+    sizes = {name: sum(found.cases.values()) for name, found in groups.sources.items()}
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:_MOST_SOURCES]
+    return {name: found for name, found in groups.sources.items() if name in largest} if len(sizes) > 1 else {}
+
+
+def photo_groups(result: EvaluationResult) -> dict[str, PhotoGroup]:
+    """Some test images with their saliency maps, by kind; empty if there are no maps."""
+    if (gallery := result.gallery) is None:
+        return {}
+    losses = image_nll(result.predictions.labels, result.predictions.probabilities)
+    found: dict[str, list[Photo]] = {}
+    for image, heat, row, kind in zip(gallery.images[:, 0], gallery.maps, gallery.rows, gallery.kinds, strict=True):
+        shown = shrink(heat_overlay(image, heat), _PAIR_WIDTH)
+        loss = f"loss {losses[row]:.2f}"
+        caption = f"true class {result.predictions.describe(row)}, {loss}\n{result.predictions.images[row]}"
+        found.setdefault(kind, []).append(Photo(shown, caption))
+    return {kind: PhotoGroup(_SALIENCY[kind], photos, are_pairs=True) for kind, photos in found.items()}
 
 
 def draw_classification(
@@ -101,11 +135,17 @@ def build_report(result: EvaluationResult, name: str, pictures: Mapping[str, Pic
     return Report(
         title=f"Evaluation of {result.run.folder.path.resolve().name}",
         subtitle=f"{describe_data(result)}; {result.run.checkpoint} checkpoint; evaluation {name!r}",
+        marks=[Mark("Verdict", result.verdict.text, bool(result.verdict.cheats)), *leak_marks(result.leaks)],
         key_metrics=key_metrics(result),
-        warnings=[*result.leaks, *result.estimates.warnings],
+        warnings=result.estimates.warnings,
         sections=_sections(result, pictures),
         provenance=describe_provenance(result),
     )
+
+
+def leak_marks(leaks: Sequence[str]) -> list[Mark]:
+    """What is known of leaks between training and test, for the head of a report."""
+    return [Mark("Leak mark", leak, True) for leak in leaks] or [Mark("Leak mark", f"{NO_LEAK.capitalize()}.", False)]
 
 
 def numbers(result: EvaluationResult) -> dict[str, Any]:
@@ -127,7 +167,8 @@ def numbers(result: EvaluationResult) -> dict[str, Any]:
                 "threshold": found.point.threshold,
                 "sensitivity": interval_dict(found.sensitivity),
                 "specificity": interval_dict(found.specificity),
-                "prevalence": None if np.isnan(found.prevalence) else found.prevalence,
+                "prevalence": found.prevalence,
+                "prevalence_of_test_images": found.of_test_images,
                 "ppv": interval_dict(found.ppv),
                 "npv": interval_dict(found.npv),
             }
@@ -205,7 +246,7 @@ def describe_provenance(result: EvaluationResult) -> dict[str, str]:
         "seed of the training": str(run.config.get("seed")),
         "splits.csv (SHA-256)": provenance.file_hash(run.folder.splits) if run.folder.splits.is_file() else "none",
         "test images (SHA-256 of their SHA-256)": provenance.data_hash(list(result.table["sha256"])),
-        "leak mark": " ".join(result.leaks) or "no shared patient and no copied file found",
+        "leak mark": " ".join(result.leaks) or NO_LEAK,
         "pixels and precision": f"{run.image_size} x {run.image_size}, {run.precision}",
         "hardware": provenance.hardware(run.device.type),
         "wall time of this evaluation": f"{result.seconds:.0f} s",
@@ -233,12 +274,13 @@ def _sections(result: EvaluationResult, pictures: Mapping[str, Picture]) -> list
         _calibration_section(result, pictures["reliability"]),
     ]
     if result.thresholds:
-        text = "An image is positive for a class if the calibrated probability of the class is at least the threshold."
-        sections.append(Section("Thresholds", [text], tables=[operating_table(result.thresholds)]))
-    if result.gallery is None:
-        sections.append(Section("Saliency maps", [result.no_gallery]))
-    else:
-        sections.append(Section("Saliency maps", [result.gallery.check.text], pictures=[pictures["saliency"]]))
+        texts = [
+            "An image is positive for a class if the calibrated probability of the class is at least the threshold."
+        ]
+        if not result.is_own_data:
+            texts.append("A prevalence that is not given is the share of the class in the run's own test images.")
+        sections.append(Section("Thresholds", texts, tables=[operating_table(result.thresholds)]))
+    sections += _saliency_sections(result)
     covid, data = covid_class(result.predictions.class_names), describe_data(result)
     alone = result.source_only.accuracy() if result.source_only is not None else "no sources named"
     published = published_table("This run", result.estimates, covid, data, alone)
@@ -247,10 +289,25 @@ def _sections(result: EvaluationResult, pictures: Mapping[str, Picture]) -> list
         sections.insert(1, _external_section(result.external))
     return [
         *sections,
-        *_source_sections(result),
+        *_source_sections(result, pictures),
         _shortcut_section(result, pictures["shortcuts"]),
         Section("Published results", tables=[published]),
         Section("Configuration", tables=[Table(("setting", "value"), settings)]),
+    ]
+
+
+def _saliency_sections(result: EvaluationResult) -> list[Section]:
+    if result.gallery is None:
+        return [Section("Saliency maps", [result.no_gallery])]
+    groups = photo_groups(result)
+    text = (
+        "The test images with the highest loss: the negative log-likelihood of the true class. Look here first for "
+        "wrong labels and unusual images. Beside each image is the Grad-CAM map of the predicted class."
+    )
+    others = [group for kind, group in groups.items() if kind != TOP_LOSS]
+    return [
+        Section("Top losses", [text], photos=[groups[TOP_LOSS]]),
+        Section("Saliency maps", [result.gallery.check.text], photos=others),
     ]
 
 
@@ -291,12 +348,13 @@ def _external_section(external: ExternalTest) -> Section:
     return Section("External test", paragraphs, warnings, tables=tables)
 
 
-def _source_sections(result: EvaluationResult) -> list[Section]:
+def _source_sections(result: EvaluationResult, pictures: Mapping[str, Picture]) -> list[Section]:
     if result.groups is None:
         return []
     paragraphs = [result.source_only.text] if result.source_only is not None else []
     tables = [source_table(result.groups), group_table(result.groups)]
-    return [Section("Sources", [*paragraphs, result.groups.text()], tables=tables)]
+    panels = [pictures["sources"]] if "sources" in pictures else []
+    return [Section("Sources", [*paragraphs, result.groups.text()], pictures=panels, tables=tables)]
 
 
 def _shortcut_section(result: EvaluationResult, picture: Picture) -> Section:

@@ -2,16 +2,20 @@
 
 import base64
 import contextlib
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from covid_xray.files import write_atomically, write_failure
 from covid_xray.plots.classification import figure_png
+from covid_xray.plots.figure import HALF_WIDTH
 from covid_xray.reporting.tables import Table
 
 NOT_FOR_DIAGNOSIS = "For research and teaching. Not a medical device, not for diagnosis."
@@ -51,19 +55,80 @@ class Picture:
 
     @property
     def width(self) -> int:
-        """Width in CSS pixels: with 84 pixels per inch, 10 point text of a figure looks like the text of the page."""
-        return round(84 * float(self.figure.get_figwidth()))
+        """Width in CSS pixels: with 101 pixels per inch, 10 point text of a figure looks like the text of a table."""
+        return round(101 * float(self.figure.get_figwidth()))
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it is as wide as the page; two others share a row."""
+        return float(self.figure.get_figwidth()) > HALF_WIDTH
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """An X-ray in the report.
+
+    Attributes:
+        image: Grey (h, w) or colour (h, w, 3), uint8; None if the file cannot be read.
+        caption: Lines of text below it; also the text for screen readers.
+    """
+
+    image: npt.NDArray[np.uint8] | None
+    caption: str
+
+    @cached_property
+    def base64(self) -> str:
+        """The image as a JPEG file in text."""
+        from PIL import Image
+
+        assert self.image is not None
+        buffer = io.BytesIO()
+        Image.fromarray(self.image).save(buffer, "JPEG", quality=90)
+        return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoGroup:
+    """X-rays that belong together, side by side.
+
+    Attributes:
+        title: What they have in common.
+        photos: The X-rays.
+        warns: Whether they are framed as a warning.
+        are_pairs: Whether each is an X-ray beside its heat map, twice as wide.
+    """
+
+    title: str
+    photos: Sequence[Photo]
+    warns: bool = False
+    are_pairs: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A finding that decides how to read all others.
+
+    Attributes:
+        name: Its name, such as ``Verdict``.
+        text: The finding.
+        warns: Whether it warns.
+    """
+
+    name: str
+    text: str
+    warns: bool
 
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A part of the report: paragraphs, then warnings, pictures and tables."""
+    """A part of the report: paragraphs, then warnings, pictures, photos and tables."""
 
     title: str
     paragraphs: Sequence[str] = ()
     warnings: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
+    photos: Sequence[PhotoGroup] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +138,16 @@ class Report:
     Attributes:
         title: Headline.
         subtitle: Model and test data, in one line.
-        key_metrics: Up to six values at the head of the page, by name.
-        warnings: What the reader must know first.
+        marks: The findings at the head of the page.
+        key_metrics: Up to nine values below them, by name; text in parentheses becomes a line of its own.
+        warnings: What the reader must know before the parts.
         sections: The parts, in order.
         provenance: Commit, configuration, hashes, hardware and versions, by name.
     """
 
     title: str
     subtitle: str = ""
+    marks: Sequence[Mark] = ()
     key_metrics: Mapping[str, str] | None = None
     warnings: Sequence[str] = ()
     sections: Sequence[Section] = ()

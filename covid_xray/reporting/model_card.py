@@ -131,7 +131,7 @@ def _metrics_by_class(result: EvaluationResult) -> Markup:
 def _failures(result: EvaluationResult) -> str:
     predictions = result.predictions
     wrong = int((predictions.predicted != predictions.labels).sum())
-    text = f"{wrong:,} of {len(result.table):,} images are misclassified; the report shows the most confident errors."
+    text = f"{wrong:,} of {len(result.table):,} images are misclassified; the report shows the highest losses."
     if covid := covid_class(predictions.class_names):
         k = predictions.class_names.index(covid)
         row = result.estimates.scores.confusion[k]

@@ -8,8 +8,8 @@ import numpy as np
 
 from covid_xray.metrics.intervals import exact_interval
 from covid_xray.metrics.scores import OVERALL
-from covid_xray.reporting.evaluation_report import DISCRIMINATION, covid_class, draw_classification
-from covid_xray.reporting.html import Picture, Report, Section
+from covid_xray.reporting.evaluation_report import DISCRIMINATION, covid_class, draw_classification, leak_marks
+from covid_xray.reporting.html import Mark, Picture, Report, Section
 from covid_xray.reporting.tables import (
     Table,
     class_table,
@@ -66,7 +66,8 @@ def pooled_report(
         title=f"{kind} {path.resolve().name}",
         subtitle=data,
         key_metrics={name.replace("_", " "): metric_text(name, estimates.intervals[name]) for name in _KEY_METRICS},
-        warnings=[*leaks, *estimates.warnings],
+        marks=[_verdict(found), *leak_marks(leaks)],
+        warnings=estimates.warnings,
         sections=[
             Section(each, tables=[fold_values_table(combined.table, [*OVERALL, *by_class], each)]),
             Section(
@@ -99,6 +100,14 @@ def pooled_numbers(combined: Combined, found: Mapping[str, Mapping[str, Any]]) -
         "leaks": {name: content["leaks"] for name, content in found.items()},
         "provenance": _provenance(found),
     }
+
+
+def _verdict(found: Mapping[str, Mapping[str, Any]]) -> Mark:
+    """How many of the runs use a shortcut, for the head of the report."""
+    cheats = [content["shortcuts"]["cheats"] for content in found.values()]
+    text = f"{cheats.count(True)} of {len(cheats)} runs use information outside the lungs"
+    unknown = f"; the test gives no answer for {cheats.count(None)}" if None in cheats else ""
+    return Mark("Verdict", f"{text}{unknown}. The shortcut test has the verdict on each.", True in cheats)
 
 
 def _source_only(found: Mapping[str, Mapping[str, Any]]) -> str:

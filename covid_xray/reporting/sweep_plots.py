@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from covid_xray.metrics.intervals import Interval
 from covid_xray.plots.classification import COLOURS, GREY
-from covid_xray.plots.figure import PlainFigure
+from covid_xray.plots.figure import FULL_WIDTH, PlainFigure
 from covid_xray.reporting.sweep_tables import REPEATS, Setting, is_proportion, settings_text, varied_keys
 from covid_xray.sweeps.jobs import SweepRun
 from covid_xray.sweeps.learning_curves import Curve
@@ -120,7 +120,7 @@ def curves_figure(
         phases: Epochs by phase; empty if the runs differ in them.
     """
     figure = PlainFigure(
-        figsize=(8.6, 0.9 + 2.7 * len(tags) + 0.22 * min(len(settings), _COLOURED)), layout="constrained"
+        figsize=(FULL_WIDTH, 0.9 + 2.7 * len(tags) + 0.22 * min(len(settings), _COLOURED)), layout="constrained"
     )
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(tags), 1, sharex=True, squeeze=False)[:, 0]
@@ -150,7 +150,7 @@ def curves_figure(
 
 def _rows(names: Sequence[str], label: str, metric: str | None = None) -> tuple[Figure, Axes]:
     """An empty figure with a named row for every name, and the axis of a metric."""
-    figure = PlainFigure(figsize=(8.6, 1.1 + 0.42 * len(names)), layout="constrained")
+    figure = PlainFigure(figsize=(FULL_WIDTH, 1.1 + 0.42 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     axis.set_yticks(range(len(names)), [_wrapped(name) for name in names], fontsize=9)

@@ -30,12 +30,14 @@ class Table:
         rows: Cells; the first cell of a row is its name.
         caption: Text above the table.
         note: Text below the table.
+        even: Whether a page gives all columns the same width.
     """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
     note: str = ""
+    even: bool = False
 
 
 def console_table(table: Table) -> "rich.table.Table":
@@ -68,7 +70,7 @@ def overall_table(variants: Mapping[str, Estimates]) -> Table:
 
 
 def class_table(estimates: Estimates) -> Table:
-    """All metrics of every class; the last row warns of classes with few cases."""
+    """All metrics of every class; the note warns of classes with few cases."""
     names = tuple(estimates.cases)
     rows = [("test images", *(f"{estimates.cases[name]:,}" for name in names))]
     rows.append(("patients", *(f"{estimates.patients[name]:,}" for name in names)))
@@ -77,9 +79,8 @@ def class_table(estimates: Estimates) -> Table:
         for metric in PER_CLASS
     ]
     warnings = [few_cases_warning(name, estimates.cases[name], estimates.patients[name]) for name in names]
-    if any(warnings):
-        rows.append(("warning", *warnings))
-    return Table(("metric", *names), tuple(rows), "By class, each against all others, with 95 % intervals")
+    caption = "By class, each against all others, with 95 % intervals"
+    return Table(("metric", *names), tuple(rows), caption, " ".join(filter(None, warnings)), even=True)
 
 
 def operating_table(results: Sequence[OperatingResult]) -> Table:
@@ -92,10 +93,21 @@ def operating_table(results: Sequence[OperatingResult]) -> Table:
         intervals = (result.sensitivity, result.specificity, result.ppv, result.npv)
         texts = tuple(interval.text(percent=True) for interval in intervals)
         rows.append((point.class_name, point.rule, f"{point.threshold:.3f}", chosen, *texts))
-    known = sorted({(r.point.class_name, r.prevalence) for r in results if not np.isnan(r.prevalence)})
-    at = ", ".join(f"{name} {100 * prevalence:g} %" for name, prevalence in known)
-    note = f"PPV and NPV at a prevalence of {at}." if at else "PPV and NPV need a prevalence: set prevalence=..."
-    return Table(header, tuple(rows), "Operating points, chosen on validation images only", note)
+    given, tested = (_prevalences(results, of_test_images) for of_test_images in (False, True))
+    notes = [f"PPV and NPV at a prevalence of {given}."] * bool(given)
+    if tested:
+        those = "No other prevalence is given, so the others" if given else "No prevalence is given, so PPV and NPV"
+        notes.append(
+            f"{those} are at the share of each class in the test images: {tested}. In a population with another share "
+            "they differ: set prevalence={CLASS: SHARE}."
+        )
+    return Table(header, tuple(rows), "Operating points, chosen on validation images only", " ".join(notes))
+
+
+def _prevalences(results: Sequence[OperatingResult], of_test_images: bool) -> str:
+    """Prevalence by class, of the results that use the test images, or of the others."""
+    found = {r.point.class_name: r.prevalence for r in results if r.of_test_images == of_test_images}
+    return ", ".join(f"{name} {100 * prevalence:.3g} %" for name, prevalence in found.items())
 
 
 def drop_table(own: Estimates, drops: Mapping[str, Interval]) -> Table:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from covid_xray.data.images.resize import resize
 from covid_xray.errors import UserError
 from covid_xray.metrics.bootstrap import RESAMPLES
-from covid_xray.metrics.calibration import apply_temperature
+from covid_xray.metrics.calibration import apply_temperature, image_nll
 from covid_xray.metrics.estimates import Estimates, estimate
 from covid_xray.metrics.groups import GroupMetrics, group_metrics
 from covid_xray.metrics.intervals import Interval
@@ -45,7 +45,8 @@ from covid_xray.runs.sources import SourceOnly, source_only
 CENTRE_BLACK, CENTRE_ONLY, NO_BORDER = "centre blacked out", "centre only", "border removed"
 AS_TRAINED, CALIBRATED = "as trained", "calibrated"
 MAX_PROBED = 4000
-_PER_KIND, _PER_CLASS = 4, 2
+TOP_LOSS, UNSURE_HIT, RANDOM = "top loss", "unsure hit", "random"
+_TOP_LOSSES, _UNSURE_HITS, _PER_CLASS = 8, 4, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +56,15 @@ class Gallery:
     Attributes:
         images: Grey images (n, 1, s, s), uint8.
         maps: Maps (n, s, s) in [0, 1].
-        titles: Title of each image.
+        rows: Row of each image in the predictions.
+        kinds: Why each image is shown: `TOP_LOSS`, `UNSURE_HIT` or `RANDOM`.
         check: Whether the maps depend on the weights.
     """
 
     images: npt.NDArray[np.uint8]
     maps: npt.NDArray[np.float32]
-    titles: tuple[str, ...]
+    rows: tuple[int, ...]
+    kinds: tuple[str, ...]
     check: SanityCheck
 
 
@@ -249,33 +252,31 @@ def evaluate_run(
 
 def results_figure(run: Run, n: int, seed: int) -> Figure:
     """Random test images with their true and predicted class."""
-    table, probabilities = _own_test(run)
+    table, predictions = _own_test(run)
     rows = np.sort(np.random.default_rng(seed).permutation(len(table))[:n])
-    return _titled_figure(run, table, probabilities, [int(row) for row in rows])
+    return _titled_figure(run, table, predictions, rows)
 
 
 def top_losses_figure(run: Run, n: int) -> Figure:
     """The test images with the highest cross-entropy, highest first."""
-    table, probabilities = _own_test(run)
-    labels = [run.class_names.index(label) for label in table["label"]]
-    losses = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12))
-    return _titled_figure(run, table, probabilities, [int(row) for row in np.argsort(-losses, kind="stable")[:n]])
+    table, predictions = _own_test(run)
+    return _titled_figure(run, table, predictions, _by_loss(predictions)[:n])
 
 
-def _own_test(run: Run) -> tuple[pd.DataFrame, npt.NDArray[np.float64]]:
+def _own_test(run: Run) -> tuple[pd.DataFrame, Predictions]:
     table = own_images(run, own_records(run), "test")
-    return table, apply_temperature(inference.infer(run, list(table["file"])).logits[inference.WHOLE], 1.0)
+    return table, _predictions(run, table, inference.infer(run, list(table["file"])).logits[inference.WHOLE])
 
 
-def _titled_figure(run: Run, table: pd.DataFrame, probabilities: npt.NDArray[np.float64], rows: list[int]) -> Figure:
+def _by_loss(predictions: Predictions) -> npt.NDArray[np.int64]:
+    """Rows of the images, the highest loss first."""
+    return np.argsort(-image_nll(predictions.labels, predictions.probabilities), kind="stable")
+
+
+def _titled_figure(run: Run, table: pd.DataFrame, predictions: Predictions, rows: npt.NDArray[np.int64]) -> Figure:
     read = inference.image_reader(run)
     images = np.stack([read(table["file"].iloc[row]) for row in rows])
-    titles = [
-        f"{table['label'].iloc[row]}\npredicted {run.class_names[int(probabilities[row].argmax())]}, "
-        f"{100 * probabilities[row].max():.0f} %"
-        for row in rows
-    ]
-    return batch_figure(images, titles)
+    return batch_figure(images, [predictions.describe(row) for row in rows])
 
 
 def _find_images(
@@ -391,25 +392,20 @@ def _gallery(run: Run, table: pd.DataFrame, predictions: Predictions, seed: int)
         check = randomised_weights_check(run.module.network, pixels[:8], classes[:8], seed)
     except UserError as error:
         return None, f"{error}."
-    names = predictions.class_names
-    titles = tuple(
-        f"{kind}: {names[predictions.labels[row]]}\npredicted {names[predictions.predicted[row]]}, "
-        f"{100 * predictions.probabilities[row].max():.0f} %"
-        for row, kind in rows
-    )
-    return Gallery(images.cpu().numpy(), maps.cpu().numpy(), titles, check), ""
+    numbers, kinds = zip(*rows, strict=True)
+    return Gallery(images.cpu().numpy(), maps.cpu().numpy(), numbers, kinds, check), ""
 
 
 def _shown_rows(predictions: Predictions, seed: int) -> list[tuple[int, str]]:
-    """Rows to draw maps for, with the reason: most confident errors, least confident hits, random images per class."""
-    confidence = predictions.probabilities.max(axis=1)
-    right = predictions.predicted == predictions.labels
-    order = np.argsort(-confidence, kind="stable")
-    rows = [(int(row), "error") for row in order[~right[order]][:_PER_KIND]]
-    rows += [(int(row), "unsure hit") for row in order[::-1][right[order[::-1]]][:_PER_KIND]]
+    """Rows to draw maps for, with the reason: highest losses, least confident hits, random images of each class."""
+    confidence, right = predictions.probabilities.max(axis=1), predictions.predicted == predictions.labels
+    worst = _by_loss(predictions)[:_TOP_LOSSES]
+    unsure = np.argsort(confidence, kind="stable")
+    unsure = unsure[right[unsure] & ~np.isin(unsure, worst)][:_UNSURE_HITS]
+    rows = [(int(row), TOP_LOSS) for row in worst] + [(int(row), UNSURE_HIT) for row in unsure]
     random = np.random.default_rng(seed)
     for k in range(len(predictions.class_names)):
         of_class = np.flatnonzero(predictions.labels == k)
         drawn = random.choice(of_class, min(_PER_CLASS, len(of_class)), replace=False)
-        rows += [(int(row), "random") for row in drawn]
+        rows += [(int(row), RANDOM) for row in drawn]
     return rows

@@ -74,7 +74,9 @@ def test_numbers_agree_with_scikit_learn(evaluated: Path) -> None:
         "border removed",
     }
     assert found["shortcuts"]["rule"].startswith("Rule:")
-    assert [point["prevalence"] for point in found["operating_points"]] == [0.1, 0.1, None, None, None, None]
+    shares = np.bincount(predictions.labels) / len(predictions.labels)
+    points = [(point["prevalence"], point["prevalence_of_test_images"]) for point in found["operating_points"]]
+    assert points == [(0.1, False)] * 2 + [(pytest.approx(shares[k]), True) for k in (1, 1, 2, 2)]
     for key in ("commit of this software", "checkpoint", "splits.csv (SHA-256)", "hardware", "libraries", "leak mark"):
         assert found["provenance"][key], key
 

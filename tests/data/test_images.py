@@ -19,6 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from covid_xray.data.images.grey import MAX_PIXELS, ImageError, scale_to_8_bits
 from covid_xray.data.images.read import EXTENSIONS, read_image
+from covid_xray.data.images.resize import shrink
 from covid_xray.errors import UserError
 
 REAL = Path(__file__).parents[3] / "shared/data/chest-xrays"
@@ -470,3 +471,13 @@ def test_real_images_equal_plain_opencv() -> None:
         expected = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
         assert expected is not None
         assert np.array_equal(read_image(file), expected)
+
+
+def test_shrink_keeps_the_aspect_ratio_and_never_enlarges() -> None:
+    image = np.zeros((40, 80), np.uint8)
+    image[:, 40:] = 200
+    small = shrink(image, 20)
+    assert small.shape == (10, 20)
+    assert [small[:, :10].max(), small[:, 10:].min()] == [0, 200]
+    assert shrink(np.zeros((1, 5000, 3), np.uint8), 10).shape == (1, 10, 3)
+    assert shrink(image, 80) is image

@@ -118,7 +118,12 @@ def test_operating_points_are_applied_unchanged() -> None:
     for interval in (result.sensitivity, result.specificity, result.ppv, result.npv):
         assert interval.low <= interval.value <= interval.high
     assert result.ppv.value < same.ppv.value
-    assert np.isnan(apply_operating_point(point, test).ppv.value)
+    default = apply_operating_point(point, test)
+    assert default.of_test_images
+    assert not same.of_test_images
+    assert (default.prevalence, default.ppv, default.npv) == (same.prevalence, same.ppv, same.npv)
+    ill = test.select(np.flatnonzero(test.labels == 1))
+    assert apply_operating_point(point, ill).ppv.text() == "not defined: a class has no test image or prediction"
 
 
 def test_predictive_values_of_a_textbook_test() -> None:

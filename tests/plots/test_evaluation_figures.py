@@ -1,13 +1,22 @@
 import numpy as np
 import pytest
 from drawn import bars, line_collections, pixels, xs, ys
+from matplotlib import colormaps
 
 from covid_xray.errors import UserError
 from covid_xray.metrics.comparison import Comparison, McNemar
+from covid_xray.metrics.estimates import estimate
 from covid_xray.metrics.intervals import Interval
+from covid_xray.metrics.predictions import Predictions
 from covid_xray.metrics.scores import LABELS, OVERALL
 from covid_xray.plots.classification import COLOURS, GREY
-from covid_xray.plots.evaluation import comparison_figure, saliency_figure, shortcut_figure
+from covid_xray.plots.evaluation import (
+    comparison_figure,
+    heat_overlay,
+    saliency_figure,
+    shortcut_figure,
+    sources_figure,
+)
 from covid_xray.plots.images import batch_figure
 
 NAN = Interval(np.nan, np.nan, np.nan)
@@ -84,6 +93,33 @@ def test_saliency_figure_shows_each_image_and_its_map(dtype: type, maximum: int)
     assert figure.get_suptitle() == "errors"
     with pytest.raises(UserError, match="3 images, 3 maps and 1 titles"):
         saliency_figure(images, maps, ["a"])
+
+
+def test_heat_overlay_shows_the_image_and_its_heat() -> None:
+    image = np.array([[0, 100, 200]], np.uint8)
+    shown = heat_overlay(image, [[0, 0, 1]])
+    assert shown.shape == (1, 6, 3)
+    assert shown[0, :5].tolist() == [[grey] * 3 for grey in (0, 100, 200, 0, 100)], "no heat: the image itself"
+    hottest = np.array(colormaps["inferno"](1.0)[:3])
+    assert shown[0, 5] == pytest.approx(0.65 * 255 * hottest + 0.35 * 200, abs=1)
+
+
+def test_sources_figure_has_a_panel_for_each_source() -> None:
+    labels, predicted = [0, 0, 1, 1, 0, 0], [0, 1, 1, 1, 0, 0]
+    probabilities = np.where(np.eye(2)[predicted] > 0, 0.8, 0.2)
+    predictions = Predictions.build(labels, probabilities, ["ill", "well"])
+    parts = {"north": predictions.select(range(4)), "south $x$": predictions.select([4, 5])}
+    found = {name: estimate(part, 10) for name, part in parts.items()}
+    north, south = sources_figure(found).axes[:2]
+    assert [north.get_title(), south.get_title()] == ["north (n = 4)", "south $x$ (n = 2)"]
+    assert [(xs(line)[0], ys(line)[0]) for line in north.lines] == [(0.75, 0), (0.5, 1), (1, 2)]
+    assert [(xs(line)[0], ys(line)[0]) for line in south.lines] == [(1, 0), (1, 1)]
+    assert [text.get_text() for text in south.texts] == ["no image"]
+    segments = [lines.get_segments()[0][:, 0].tolist() for lines in line_collections(north)]
+    names = ("accuracy", "sensitivity/ill", "sensitivity/well")
+    limits = [found["north"].intervals[name] for name in names]
+    assert segments == [[interval.low, interval.high] for interval in limits]
+    assert [label.get_text() for label in north.get_yticklabels()] == [name.replace("/", ", ") for name in names]
 
 
 @pytest.mark.parametrize(("dtype", "maximum"), [(np.uint8, 255), (np.float32, 1)])

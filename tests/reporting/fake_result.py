@@ -16,7 +16,15 @@ from covid_xray.probes.saliency import SanityCheck
 from covid_xray.probes.shortcuts import Verdict
 from covid_xray.probes.source_probe import Probe
 from covid_xray.runs.calibration import Calibration
-from covid_xray.runs.evaluate import AS_TRAINED, CALIBRATED, CENTRE_BLACK, EvaluationResult, Gallery
+from covid_xray.runs.evaluate import (
+    AS_TRAINED,
+    CALIBRATED,
+    CENTRE_BLACK,
+    RANDOM,
+    TOP_LOSS,
+    EvaluationResult,
+    Gallery,
+)
 from covid_xray.runs.folder import RunFolder
 from covid_xray.runs.inference import WHOLE
 
@@ -82,7 +90,8 @@ def make_result(path: Path, **changes: Any) -> EvaluationResult:
         "gallery": Gallery(
             np.zeros((2, 1, 8, 8), np.uint8),
             np.ones((2, 8, 8), np.float32),
-            ("error", "random"),
+            (1, 2),
+            (TOP_LOSS, RANDOM),
             SanityCheck((0.1,), 0.1, True, "The maps depend on the weights."),
         ),
         "no_gallery": "",

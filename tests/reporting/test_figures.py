@@ -19,7 +19,7 @@ from covid_xray.plots import classification, evaluation
 from covid_xray.reporting.evaluation_report import draw
 from covid_xray.reporting.sweep_plots import curves_figure, numeric_keys, ranking_figure, settings_figure
 from covid_xray.reporting.sweep_tables import group_runs
-from covid_xray.runs.evaluate import AS_TRAINED, CALIBRATED, CENTRE_BLACK, EvaluationResult
+from covid_xray.runs.evaluate import AS_TRAINED, CALIBRATED, CENTRE_BLACK, RANDOM, TOP_LOSS, EvaluationResult
 from covid_xray.runs.inference import WHOLE
 from covid_xray.sweeps.jobs import SweepRun
 
@@ -97,7 +97,9 @@ def test_shortcut_figure_compares_masked_images(result: EvaluationResult, figure
 
 def test_saliency_figure_shows_image_and_map(result: EvaluationResult, figures: dict[str, Figure]) -> None:
     axes = figures["saliency"].axes
-    assert [axis.get_title() for axis in axes] == ["error", "random"]
+    assert [axis.get_title() for axis in axes] == [
+        f"{kind}: {result.predictions.describe(row)}" for kind, row in ((TOP_LOSS, 1), (RANDOM, 2))
+    ]
     pair, heat = axes[0].images
     assert pixels(pair).shape == (8, 16)
     assert np.array_equal(pixels(heat), np.ones((8, 8)))

@@ -52,7 +52,8 @@ def test_evaluation(tmp_path: Path) -> None:
     assert content["variants"]["calibrated"] == json.loads(json.dumps(result.estimates.to_dict()))
     assert content["written_predictions"] == "calibrated"
     assert content["temperature"]["value"] == 1.5
-    assert [point["prevalence"] for point in content["operating_points"]] == [0.05, None]
+    assert [point["prevalence"] for point in content["operating_points"]] == [0.05, pytest.approx(8 / 68)]
+    assert [point["prevalence_of_test_images"] for point in content["operating_points"]] == [False, True]
     assert (content["shortcuts"]["skill_kept"], content["shortcuts"]["cheats"]) == (0.75, True)
     assert content["shortcuts"]["source_probe"]["all images"]["accuracy"]["low"] == 0.4
     assert content["provenance"]["checkpoint"] == "best.ckpt, SHA-256 abc"
@@ -98,7 +99,10 @@ def test_sources_and_an_external_test_are_in_report_and_numbers(tmp_path: Path) 
         result.metrics["accuracy"].value - own.intervals["accuracy"].value
     )
     assert content["external"]["recalibrated"]["images"] == 20
+    assert (folder / "sources.png").is_file()
     report, card = ((folder / name).read_text() for name in ("report.html", "model_card.md"))
+    assert "Accuracy, and sensitivity of each class, by source" in report
+    assert "not given is the share of the class in the run&#39;s own test images" in report
     for title in ("External test", "Sources", "Published results"):
         assert f"<h2>{title}</h2>" in report
     assert "No published result in this table has exactly the classes covid-19, normal" in report
@@ -129,7 +133,7 @@ def make_member(seed: int, fold: int | None = None) -> Member:
 def make_found(members: Mapping[str, Member]) -> dict[str, Any]:
     return {
         name: {
-            "shortcuts": {"verdict": f"{EVIL} {name}"},
+            "shortcuts": {"verdict": f"{EVIL} {name}", "cheats": name == "fold-1"},
             "leaks": ["Leak."],
             "provenance": {"checkpoint": f"best.ckpt of {name}"},
         }
@@ -152,6 +156,7 @@ def test_pooled_evaluation(tmp_path: Path) -> None:
     assert content["leaks"] == {"fold-0": ["Leak."], "fold-1": ["Leak."]}
     page = (folder / "report.html").read_text()
     assert "fold-1: Leak." in page
+    assert "1 of 2 runs use information outside the lungs." in page
     assert "136 images of 34 patients, 2 folds pooled" in page
     assert "<script>" not in page
     assert len(list(tmp_path.glob("events.out.tfevents.*.evaluation-test"))) == 1

@@ -1,10 +1,12 @@
 """The HTML report and the tables."""
 
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_result import EVIL, make_predictions, make_result
 from matplotlib.figure import Figure
@@ -15,7 +17,17 @@ from covid_xray.metrics.comparison import compare
 from covid_xray.metrics.estimates import estimate, fold_table
 from covid_xray.reporting import tables
 from covid_xray.reporting.evaluation_report import build_report, draw
-from covid_xray.reporting.html import NOT_FOR_DIAGNOSIS, Picture, Report, Section, output_folder, render_report
+from covid_xray.reporting.html import (
+    NOT_FOR_DIAGNOSIS,
+    Mark,
+    Photo,
+    PhotoGroup,
+    Picture,
+    Report,
+    Section,
+    output_folder,
+    render_report,
+)
 
 
 class Reader(HTMLParser):
@@ -49,23 +61,27 @@ def test_report_is_one_file_without_scripts_and_network(tmp_path: Path) -> None:
     reader = Reader(page)
     names = [tag for tag, _ in reader.tags]
     assert not {"script", "link"} & set(names)
-    assert names.count("img") == len(pictures)
+    assert names.count("img") == len(pictures) - 1 + 2, "the saliency maps are photos with text below, not a figure"
     assert names.count("section") == len(report.sections) + 1, "the last one is the provenance"
     assert names.count("table") == sum(len(section.tables) for section in report.sections) + 1
     for tag, attributes in reader.tags:
-        assert (attributes.get("src") or "data:image/png;base64,").startswith("data:image/png;base64,")
+        assert re.match("data:image/(png|jpeg);base64,", attributes.get("src") or "data:image/png;base64,")
         assert "srcset" not in attributes
         if tag == "a":
             assert (attributes["href"] or "").startswith("#part")
         if tag == "img":
             assert attributes["alt"]
-            assert int(attributes["width"] or 0) > 100
-    assert [attributes["class"] for tag, attributes in reader.tags if tag == "img"].count("photo") == 1
     policies = [attributes["content"] for _, attributes in reader.tags if "http-equiv" in attributes]
     assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
     assert "url(" not in page
     assert "prefers-color-scheme:dark" in page
     assert "@media print" in page
+    headline = [reader.texts.index(text) for text in ("Verdict", "Leak mark", "accuracy", "Contents", "Discrimination")]
+    assert headline == sorted(headline)
+    assert f'style="--all:{len(report.key_metrics or ())};' in page, "all key metrics in one row"
+    assert names.count("li") == names.count("section"), "every part is in the contents"
+    classes = [attributes.get("class") for _, attributes in reader.tags]
+    assert (classes.count("even"), classes.count("photo"), classes.count("wide")) == (1, 2, 2)
     for text in (NOT_FOR_DIAGNOSIS, "Leak: 1 image.", "It uses a shortcut.", "fewer than 30", f"{EVIL}: few."):
         assert any(text in found for found in reader.texts), text
 
@@ -73,11 +89,14 @@ def test_report_is_one_file_without_scripts_and_network(tmp_path: Path) -> None:
 def test_text_is_escaped_everywhere() -> None:
     picture = Picture(Figure(figsize=(1, 1)), EVIL)
     table = tables.Table((EVIL,), ((EVIL,),), EVIL, EVIL)
-    section = Section(EVIL, [EVIL], [EVIL], [picture], [table])
-    reader = Reader(render_report(Report(EVIL, EVIL, {EVIL: EVIL}, [EVIL], [section], {EVIL: EVIL})))
-    # Headline and title, subtitle, key metric (2), warning, link, section (4), table (4), provenance (2).
-    assert reader.texts.count(EVIL) == 2 + 1 + 2 + 1 + 1 + 4 + 4 + 2
-    assert [attributes["alt"] for tag, attributes in reader.tags if tag == "img"] == [EVIL]
+    photos = PhotoGroup(EVIL, [Photo(np.zeros((8, 8), np.uint8), EVIL), Photo(None, EVIL)])
+    section = Section(EVIL, [EVIL], [EVIL], [picture], [table], [photos])
+    marks = [Mark(EVIL, EVIL, True)]
+    reader = Reader(render_report(Report(EVIL, EVIL, marks, {EVIL: EVIL}, [EVIL], [section], {EVIL: EVIL})))
+    # Headline and title, subtitle, mark (2), key metric (2), warning, link, section (4), photos (3), table (4),
+    # provenance (2).
+    assert reader.texts.count(EVIL) == 2 + 1 + 2 + 2 + 1 + 1 + 4 + 3 + 4 + 2
+    assert [attributes["alt"] for tag, attributes in reader.tags if tag == "img"] == [EVIL, EVIL]
     assert "script" not in {tag for tag, _ in reader.tags}
 
 
@@ -118,7 +137,11 @@ def test_tables_have_a_cell_for_every_column(missing: bool, tmp_path: Path) -> N
     assert cells["published, no COVID-19"]["this run"][1] == "no such class"
     assert cells["folds"]["accuracy"] == (*[f"{accuracy.value:.3f}"] * 3, "0.000")
     assert cells["comparison"]["accuracy"][2].startswith("0.0 %")
-    assert "PPV and NPV at a prevalence of covid-19 5 %" in shown["operating"].note
+    note = shown["operating"].note
+    assert "PPV and NPV at a prevalence of covid-19 5 %. No other" in note
+    assert "share of each class in the test images: covid-19 11.8 %." in note
+    assert "not defined" not in str(shown["operating"].rows)
+    assert ("fewer than 30" in shown["class"].note, "warning" in cells["class"]) == (True, False)
 
 
 def test_console_table_shows_markup_as_text() -> None:
