@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from covid_xray.data.folder import compile_patient_regex, find_patients
+from covid_xray.data.folder import compile_patient_regex, find_patients, list_folder
 from covid_xray.data.images.grey import ImageError, read_bytes
 from covid_xray.data.images.read import read_image
 from covid_xray.data.importers import default_classes, importer, locate
@@ -19,6 +19,7 @@ from covid_xray.data.parallel import map_files
 from covid_xray.errors import CONTROL, UserError
 from covid_xray.files import spreadsheet_text, write_atomically, write_failure
 
+REJECTED = "rejected.csv"
 _COLUMNS = ("path", "label", "patient_id", "source", "view", "sha256", "width", "height")
 # Beginnings of the reasons of what is left out on purpose.
 _ON_PURPOSE = (
@@ -123,11 +124,11 @@ def prepare(
     columns = [name for name in _COLUMNS if name in table]
     accepted = table.loc[good, [*columns, *(name for name in extra if name != "split" or table["split"].any())]]
     rejected = table.loc[~good, ["path", "label", "row", "reason"]]
-    _write(output / "rejected.csv", rejected.map(spreadsheet_text))
+    _write(output / REJECTED, rejected.map(spreadsheet_text))
     if accepted.empty:
         first = f"; the first: {rejected['path'].iloc[0]}: {rejected['reason'].iloc[0]}" if len(rejected) else ""
         raise UserError(
-            f"source={source} has no usable images ({len(rejected)} rejected, see {output / 'rejected.csv'}{first})"
+            f"source={source} has no usable images ({len(rejected)} rejected, see {output / REJECTED}{first})"
         )
     _refuse_rejected(dataset, rejected, len(table), max_rejected, output)
     _write(output / "manifest.csv", accepted.sort_values("path", kind="stable"))
@@ -143,8 +144,43 @@ def _refuse_rejected(dataset: str, rejected: pd.DataFrame, images: int, max_reje
         raise UserError(
             f"dataset={dataset}: {len(lost)} of {images} images ({len(lost) / images:.1%}) are rejected, more than "
             f"max_rejected={max_rejected}; most often ({reasons.iloc[0]} times) because {reasons.index[0]}; see "
-            f"{output / 'rejected.csv'}, and complete the source, or accept the loss with max_rejected={allow}"
+            f"{output / REJECTED}, and complete the source, or accept the loss with max_rejected={allow}"
         )
+
+
+def rejected_files(records: pd.DataFrame) -> pd.DataFrame:
+    """Files that a data set leaves out, with the reason.
+
+    For class folders, these are the files that `covid_xray.data.folder.list_folder` leaves out. For manifests, they are
+    listed in ``rejected.csv`` beside each manifest, if `prepare` wrote one.
+
+    Args:
+        records: A table from `covid_xray.data.folder.read_folder` or `covid_xray.data.manifest.read_manifest`; other
+            tables leave out nothing.
+
+    Returns:
+        Columns ``file``, ``path`` and ``reason``.
+    """
+    reader = records.attrs.get("reader") or {}
+    rows: list[tuple[str, str, str]] = []
+    if reader.get("_target_") == "covid_xray.data.folder.read_folder":
+        root = os.path.abspath(reader["root"])  # noqa: PTH100
+        left_out = list_folder(root)[1]
+        rows += [(os.path.join(root, path), path, reason) for path, reason in left_out.items()]  # noqa: PTH118
+    if reader.get("_target_") == "covid_xray.data.manifest.read_manifest":
+        manifests = reader["manifest"] if isinstance(reader["manifest"], list) else [reader["manifest"]]
+        for folder in dict.fromkeys(os.path.dirname(os.path.abspath(manifest)) for manifest in manifests):  # noqa: PTH100, PTH120
+            rows += [(os.path.join(folder, path), path, reason) for path, reason in _read_rejected(folder)]  # noqa: PTH118
+    return pd.DataFrame(rows, columns=["file", "path", "reason"], dtype=object)
+
+
+def _read_rejected(folder: str) -> list[tuple[str, str]]:
+    """Path and reason of each row of ``rejected.csv``; none if there is no such file, or if it is another table."""
+    try:
+        table = pd.read_csv(Path(folder) / REJECTED, dtype=str, keep_default_na=False)
+        return list(zip(table["path"], table["reason"], strict=True))
+    except (OSError, ValueError, KeyError):
+        return []
 
 
 def check_image(file: str) -> Check:

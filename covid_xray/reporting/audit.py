@@ -15,7 +15,7 @@ def show(report: AuditReport) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     findings = report.findings()
     counts = tuple((name, str(len(rows))) for name, rows in findings.items())
-    console.print(console_table(_counts_table(report)))
+    console.print(console_table(counts_table(report)))
     console.print(console_table(Table(("finding", "number"), counts, "Findings")))
     for name, rows in findings.items():
         for row in rows[:_SHOWN]:
@@ -63,7 +63,8 @@ def source_only_table(report: AuditReport) -> Table:
     return Table(header, tuple(rows), "Test images: a classifier that sees one factor of an image", note)
 
 
-def _counts_table(report: AuditReport) -> Table:
+def counts_table(report: AuditReport) -> Table:
+    """Images and patients of each class, and its images in each split."""
     counts = report.counts
     order = [split for split in SPLITS if split in counts["by_split"]]
     rows = []
