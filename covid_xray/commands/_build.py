@@ -118,8 +118,11 @@ def build_module(config: Config, data: "XrayDataModule", pretrained: bool = True
         std=std,
         compile_mode=config["compile"],
         mask_centre=config["mask_centre"],
-        loss=build(config, "loss", class_counts=data.class_counts()),
+        loss=build(config, "loss", {"class_counts": data.class_counts, "group_counts": data.group_counts}),
         mixing=build(config, "mixing", num_classes=data.num_classes) if config.get("mixing") else None,
+        adversary=build(config, "adversary", network=network, group_counts=data.group_counts())
+        if config.get("adversary")
+        else None,
     )
 
 

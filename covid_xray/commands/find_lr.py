@@ -81,7 +81,7 @@ def _load(module: "XrayClassifier", path: Path) -> None:
     from covid_xray.networks.weights import read_state_dict
 
     try:
-        module.load_state_dict(read_state_dict(path))
+        module.load_weights(read_state_dict(path))
     except RuntimeError as error:
         raise UserError(
             f"checkpoint_path={path} does not fit this model ({str(error).splitlines()[-1].strip()})"

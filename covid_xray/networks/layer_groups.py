@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -53,6 +54,16 @@ def check_network(network: nn.Module) -> None:
         raise UserError(f"model: layer_groups() of {name} leaves out {lost[0]}, which would never train")
     if len(set(grouped)) < len(grouped):
         raise UserError(f"model: layer_groups() of {name} lists a parameter twice")
+
+
+@torch.no_grad()
+def feature_channels(network: LayeredNetwork) -> int:
+    """Channels of the feature map or tokens of a network in training mode, on the CPU; its state is not changed."""
+    assert isinstance(network, nn.Module)
+    size = getattr(network, "input_size", None) or 64
+    shape = network.eval().features(torch.zeros(1, 3, size, size)).shape
+    network.train()
+    return int(shape[1] if len(shape) == 4 else shape[2])
 
 
 def parameter_groups(groups: LayerGroups) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import inspect
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,12 +28,15 @@ _ALLOWED = {
 }
 
 
-def build(config: Mapping[str, Any], group: str, **objects: Any) -> Any:
+def build(
+    config: Mapping[str, Any], group: str, offers: Mapping[str, Callable[[], Any]] | None = None, /, **objects: Any
+) -> Any:
     """Call the ``_target_`` of a config group with its settings and with objects that YAML cannot hold.
 
     Args:
         config: The whole configuration, plain types.
         group: The group's name, such as ``model``.
+        offers: What makes further arguments, by the name of a parameter by which the target can ask for them.
         **objects: Further arguments of the target.
 
     Raises:
@@ -42,7 +45,7 @@ def build(config: Mapping[str, Any], group: str, **objects: Any) -> Any:
     node = config[group]
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UserError(f"{group} must be a mapping with a _target_, not {node!r}; choose one with {group}=NAME")
-    return _call(node, group, objects)
+    return _call(node, group, objects, offers)
 
 
 def check_run(
@@ -158,7 +161,9 @@ def select(config: Mapping[str, Any], key: str) -> Any:
     return node
 
 
-def _call(node: Any, where: str, objects: Mapping[str, Any]) -> Any:
+def _call(
+    node: Any, where: str, objects: Mapping[str, Any], offers: Mapping[str, Callable[[], Any]] | None = None
+) -> Any:
     """Build a node: mappings with a target become objects, other values stay."""
     if isinstance(node, list):
         return [_call(item, f"{where}.{number}", {}) for number, item in enumerate(node)]
@@ -172,7 +177,10 @@ def _call(node: Any, where: str, objects: Mapping[str, Any]) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{where}: {node['_target_']} cannot be imported ({error})") from None
     try:
-        inspect.signature(target).bind(**settings, **objects)
+        signature = inspect.signature(target)
+        asked = {name: make() for name, make in (offers or {}).items() if name in signature.parameters}
+        objects = {**objects, **asked}
+        signature.bind(**settings, **objects)
     except TypeError as error:
         raise UserError(f"{where}: {error}; see its settings with --cfg job --package {where}") from None
     try:

@@ -22,6 +22,7 @@ from covid_xray.files import resource_errors, write_atomically
 from covid_xray.runs.config import Config
 from covid_xray.runs.folder import RunFolder, changes_nothing, flatten, is_main_process
 from covid_xray.runs.load import Run, load_run
+from covid_xray.training.adversary import SourceAdversary
 from covid_xray.training.callbacks.averaging import WeightAverage
 from covid_xray.training.callbacks.checkpoint import RunCheckpoint, damage, resume_point
 from covid_xray.training.callbacks.console import ConsoleProgress
@@ -69,6 +70,7 @@ def fit(
     loss: nn.Module | None = None,
     mixing: Mixing | None = None,
     averaging: WeightAverage | None = None,
+    adversary: SourceAdversary | None = None,
 ) -> Run:
     """Train a network through all phases of the data's schedule, and test it.
 
@@ -96,6 +98,7 @@ def fit(
         loss: Loss of the training, such as ``FocalLoss(data.class_counts())``; None: the plain cross-entropy.
         mixing: See `covid_xray.training.mixing`.
         averaging: Makes the run keep, validate and test an average of the weights; None: the weights.
+        adversary: Such as ``SourceAdversary(network, data.group_counts())``, from which the network hides the source.
 
     Returns:
         The finished run.
@@ -129,6 +132,7 @@ def fit(
         "sampler": _object_config(data.sampler),
         "mixing": None if mixing is None else repr(mixing),
         "averaging": _object_config(averaging),
+        "adversary": _object_config(adversary),
     }
     config = json.loads(json.dumps(config))  # tuples become lists, as in YAML
     data.prepare_data()
@@ -144,6 +148,7 @@ def fit(
         mask_centre,
         loss,
         mixing,
+        adversary,
     )
     train(
         module,

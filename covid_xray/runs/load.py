@@ -159,7 +159,7 @@ def load_run(
         network = build(config, "model", num_classes=len(classes))
     module = XrayClassifier(network, schedule, classes, mask_centre=config.get("mask_centre"))
     try:
-        module.load_state_dict(weights.state)
+        module.load_weights(weights.state)
     except RuntimeError as error:
         reason = " ".join(str(error).splitlines()[-1].split())
         raise UserError(f"{file} does not fit the run's model and classes ({reason[:200]})") from None

@@ -4,11 +4,13 @@ Validation, tests and the choice of a checkpoint always use the plain cross-entr
 compare.
 
 A loss that is not a mean over the images has a method ``denominator``, by which `XrayClassifier` weights the parts of a
-batch if gradients are accumulated.
+batch if gradients are accumulated. A loss whose ``forward`` has a parameter ``sources`` gets the sources of the images.
 """
 
+import math
 from collections.abc import Mapping
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -98,6 +100,59 @@ class FocalLoss(nn.Module):
         if self.weight is None:
             return torch.tensor(float(len(targets)), device=targets.device)
         return self.weight[targets].sum() if targets.ndim == 1 else (targets * self.weight).sum()
+
+
+class GroupDRO(nn.Module):
+    """Group distributionally robust optimisation: minimises the loss of the worst group, a class from one source.
+
+    At every step, the weight of each group grows with its loss, and the loss is the weighted sum of the means of the
+    groups in the batch. The weights are part of the checkpoint, so resume is exact.
+
+    Args:
+        group_counts: Training images per class (rows, in the order of the logits) and source (columns).
+        step_size: Step size of the weights, above 0.
+        adjustment: Added to the loss of a group of n images for its weight: adjustment / sqrt(n). At least 0.
+
+    Raises:
+        UserError: If a setting is out of range.
+
+    Source: Sagawa et al. 2020, algorithm 1. They draw all groups equally often, which ``sampler=independent`` does
+    where classes and sources are.
+    """
+
+    group_weights: Tensor
+    shift: Tensor
+
+    def __init__(self, group_counts: pd.DataFrame, step_size: float = 0.01, adjustment: float = 0.0) -> None:
+        super().__init__()
+        for name, value, least in (("step_size", step_size, "above"), ("adjustment", adjustment, "at least")):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+            if not is_number or (value == 0 and least == "above"):
+                raise UserError(f"loss.{name} must be a number {least} 0, not {value!r}")
+        self.step_size, self.adjustment = float(step_size), float(adjustment)
+        self.n_sources = group_counts.shape[1]
+        counts = torch.tensor(group_counts.to_numpy(), dtype=torch.float32).flatten()
+        self.register_buffer("shift", self.adjustment / counts.clamp(min=1).sqrt(), persistent=False)
+        self.register_buffer("group_weights", (counts > 0) / (counts > 0).sum())
+
+    def forward(self, logits: Tensor, targets: Tensor, sources: Tensor) -> Tensor:
+        """Weighted loss of logits (batch, classes), float32, labels (batch,) and sources (batch,).
+
+        The batch is that of all processes together.
+        """
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        groups = F.one_hot(targets * self.n_sources + sources, len(self.group_weights)).to(losses.dtype)
+        sums = (losses.unsqueeze(1) * groups).sum(dim=0)  # not a matrix product, which autocast would round
+        totals = torch.stack([sums.detach(), groups.sum(dim=0)])
+        processes = 1
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(totals)
+            processes = torch.distributed.get_world_size()  # DDP takes the mean of their gradients
+        counts = totals[1].clamp(min=1)
+        means = torch.where(totals[1] > 0, totals[0] / counts + self.shift, 0.0)
+        weights = self.group_weights * (self.step_size * means).exp()
+        self.group_weights.copy_(weights / weights.sum())
+        return processes * (self.group_weights.clone() * sums / counts).sum()
 
 
 def _weights(counts: Mapping[str, int], wanted: ClassWeights) -> Tensor | None:

@@ -17,14 +17,17 @@ from torchmetrics.classification import (
 
 from covid_xray.data.datamodule import IMAGENET_MEAN, IMAGENET_STD
 from covid_xray.data.dataset import Batch
+from covid_xray.data.sampling import takes_sources
 from covid_xray.errors import UserError
 from covid_xray.networks.layer_groups import LayeredNetwork, check_network, parameter_groups
 from covid_xray.networks.weights import CLASS_NAMES
 from covid_xray.schedule import Schedule
+from covid_xray.training.adversary import SourceAdversary
 from covid_xray.training.losses import CrossEntropy
 from covid_xray.training.mixing import Mixing
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
+TRAINING_ONLY = ("loss.", "adversary.")  # how the names of tensors begin that only the training needs
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
@@ -42,6 +45,7 @@ class XrayClassifier(LightningModule):
             Validation and tests are not compiled: they are short, and their last batch is smaller. None: not compiled.
         loss: Loss of the training; None: the plain cross-entropy, which validation and tests always use.
         mixing: Mixes normalised images and labels of a training batch; None: no mixing.
+        adversary: Predicts the source from the features, which learn to hide it; None: no adversary.
         mask_centre: Share of either side, between 0 and 1, of a centred rectangle that is blacked out in every image,
             in training, validation and prediction; None: no mask. What such a network learns is in the borders of the
             images (Maguolo and Nanni 2021).
@@ -65,6 +69,7 @@ class XrayClassifier(LightningModule):
         mask_centre: float | None = None,
         loss: nn.Module | None = None,
         mixing: Mixing | None = None,
+        adversary: SourceAdversary | None = None,
     ) -> None:
         super().__init__()
         if compile_mode not in (None, *COMPILE_MODES):
@@ -89,8 +94,19 @@ class XrayClassifier(LightningModule):
                 )
         if mixing is not None and compile_mode is not None:
             raise UserError("mixing does not work with compile: use compile=null or mixing=none")
-        self.mask_centre, self.mixing = mask_centre, mixing
+        self.mask_centre, self.mixing, self.adversary = mask_centre, mixing, adversary
         self.loss = None if isinstance(loss, CrossEntropy) and loss.is_plain else loss
+        self._loss_takes_sources = loss is not None and takes_sources(loss.forward)
+        if self.needs_sources:
+            name = "this adversary" if adversary is not None else f"the loss {type(loss).__name__}"
+            if mixing is not None:
+                raise UserError(f"{name} does not work with mixing, which mixes images of two sources: use mixing=none")
+            if split := [key for key, phase in schedule.phases.items() if phase.accumulate > 1]:
+                raise UserError(
+                    f"{name} needs whole batches: use schedule.phases.{split[0]}.accumulate=1, or a smaller batch_size"
+                )
+        if adversary is not None and compile_mode is not None:
+            raise UserError("the adversary does not work with compile: use compile=null or adversary=none")
         self._make_optimizer = optimizer
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
@@ -100,6 +116,17 @@ class XrayClassifier(LightningModule):
         # The size is constant within a phase; code for any size would be slower.
         compiled = torch.compile(self.forward, mode=compile_mode, dynamic=False) if compile_mode else None
         self._compiled: Callable[[Tensor], Tensor] | None = compiled
+
+    @property
+    def needs_sources(self) -> bool:
+        """Whether training batches must hold the sources of their images."""
+        return self.adversary is not None or self._loss_takes_sources
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Load network and normalisation from the tensors of a checkpoint, without what only its training needed."""
+        kept = {name: tensor for name, tensor in self.state_dict().items() if name.startswith(TRAINING_ONLY)}
+        given = {name: tensor for name, tensor in state.items() if not name.startswith(TRAINING_ONLY)}
+        self.load_state_dict(given | kept)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn grey uint8 images (batch, 1, h, w) into normalised float ones (batch, 3, h, w), channels last."""
@@ -125,24 +152,31 @@ class XrayClassifier(LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of a batch; a loss other than the plain cross-entropy is logged beside it as ``train/objective``.
+        """Loss of a batch; what else than the plain cross-entropy is minimised is logged as ``train/objective``.
 
         If the phase accumulates, the gradients of all parts of the batch but the last are computed here. Lightning
         adds the last one's, so a step of Lightning is always an optimiser step; its own ``accumulate_grad_batches``
         would count parts as batches, and lose gradients where a run is saved between them.
         """
         forward: Callable[[Tensor], Tensor] = self._compiled or self
-        images, targets = batch
+        images, targets, *sources = batch
         if self.mixing is not None:
             images, targets = self.mixing(self.normalise(images), targets)
             forward = self.network
         parts = self._parts
-        if parts == 1:
-            plain, objective = self._losses(forward(images), targets)
+        if self.adversary is not None:
+            features = self.network.features(self.normalise(images))
+            plain, objective = self._losses(self.network.head(features), targets, *sources)
+            progress = (self.current_epoch + batch_idx / self.trainer.num_training_batches) / self.schedule.epochs
+            source_loss = self.adversary(features, targets, *sources, progress)
+            self.log("train/source_loss", source_loss, on_step=True, on_epoch=False)
+            objective = objective + source_loss
+        elif parts == 1:
+            plain, objective = self._losses(forward(images), targets, *sources)
         else:
             plain, objective = self._accumulate(forward, images.chunk(parts), targets.chunk(parts))
         self.log("train/loss", plain, on_step=True, on_epoch=False)
-        if self.loss is not None:
+        if self.loss is not None or self.adversary is not None:
             self.log("train/objective", objective, on_step=True, on_epoch=False)
         return objective
 
@@ -192,7 +226,7 @@ class XrayClassifier(LightningModule):
         Lightning cannot clip the gradients of a fused optimiser in mixed precision, so that one is made without.
         """
         assert isinstance(self.network, LayeredNetwork)
-        groups = parameter_groups(self.network.layer_groups())
+        groups = self._parameter_groups()
         optimizer = self._make_optimizer(groups)
         clips = self.trainer.gradient_clip_val and "mixed" in str(self.trainer.precision)
         if clips and any(group.get("fused") for group in optimizer.param_groups):
@@ -200,18 +234,27 @@ class XrayClassifier(LightningModule):
                 print(
                     "Gradients are clipped in mixed precision, so the optimiser runs with fused=False, which is slower"
                 )
-            optimizer = self._make_optimizer(parameter_groups(self.network.layer_groups()), fused=False)
+            optimizer = self._make_optimizer(self._parameter_groups(), fused=False)
         return optimizer
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Those of the network; the adversary is in the last group, beside the head, because both begin anew."""
+        assert isinstance(self.network, LayeredNetwork)
+        groups = parameter_groups(self.network.layer_groups())
+        if self.adversary is not None:
+            groups[-1]["params"] += list(self.adversary.parameters())
+        return groups
 
     @property
     def _parts(self) -> int:
         """Parts of a batch in this epoch."""
         return self.schedule.at(self.current_epoch).phase.accumulate
 
-    def _losses(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, logits: Tensor, targets: Tensor, *sources: Tensor) -> tuple[Tensor, Tensor]:
         """Plain cross-entropy, and the loss that is minimised."""
         plain = F.cross_entropy(logits.float(), targets)
-        return plain, plain if self.loss is None else self.loss(logits.float(), targets)
+        asked = sources if self._loss_takes_sources else ()
+        return plain, plain if self.loss is None else self.loss(logits.float(), targets, *asked)
 
     def _accumulate(
         self, forward: Callable[[Tensor], Tensor], images: Sequence[Tensor], targets: Sequence[Tensor]
@@ -235,7 +278,7 @@ class XrayClassifier(LightningModule):
         return plain, objective + own
 
     def _update(self, metrics: MetricCollection, batch: Batch) -> None:
-        images, labels = batch
+        images, labels = batch[:2]
         logits = self(images).float()
         metrics["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
         for name in ("accuracy", "f1_weighted", "recall", "confusion"):

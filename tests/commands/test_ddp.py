@@ -55,6 +55,18 @@ def test_averaging_and_accumulation_with_two_processes_equal_one(covid_xray: Com
     assert differences(*ranks) == []
 
 
+@pytest.mark.slow
+def test_remedies_with_two_processes_equal_one(covid_xray: Command, workplace: Path) -> None:
+    fixed = ("+callbacks.fixed._target_=probe_callbacks.FixedBatchNorm", "data.shortcut=0.3")
+    for run, extra in (("one-remedy", ("trainer.accelerator=cpu",)), ("two-remedies", TWO)):
+        remedies = ("loss=group_dro", "adversary=source", "sampler=independent")
+        result = covid_xray(*SETTINGS, *extra, *fixed, *remedies, f"run_dir={run}", timeout=600)
+        assert result.returncode == 0, result.stderr
+    one, two = (load_state(workplace / run / "checkpoints/last.ckpt") for run in ("one-remedy", "two-remedies"))
+    assert differences(one["state_dict"], two["state_dict"], tolerance=2e-4) == []
+    assert len(one["state_dict"]["loss.group_weights"].unique()) > 1
+
+
 def test_batch_that_cannot_be_shared_is_refused(covid_xray: Command) -> None:
     result = covid_xray(*SETTINGS, *TWO[:2], "trainer.devices=3", "run_dir=three")
     assert result.returncode == 2

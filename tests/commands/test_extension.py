@@ -35,6 +35,9 @@ CASES = {
     "cutmix": "mixing=cutmix",
     "averaging": "averaging=ema averaging.decay=0.9",
     "accumulation": "schedule.phases.frozen_small.accumulate=2 schedule.phases.unfrozen_small.accumulate=4",
+    "independent": "data.shortcut=0.3 sampler=independent",
+    "group dro": "data.shortcut=0.3 loss=group_dro",
+    "adversary": "data.shortcut=0.3 adversary=source averaging=ema",
     "all at once": "loss=focal sampler=balanced mixing=mixup averaging=ema schedule.phases.unfrozen_small.accumulate=4",
 }
 

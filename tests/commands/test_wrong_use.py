@@ -48,9 +48,19 @@ WRONG = {
     "smoothing as text": ("loss.label_smoothing=much", "loss.label_smoothing must be a number"),
     "gamma": ("loss=focal loss.gamma=-1", "loss.gamma must be"),
     "loss setting": ("+loss.margin=1", "loss: "),
+    "loss without sources": ("loss=group_dro", "all images have one source (phantom)"),
+    "loss whose sources are the labels": ("loss=group_dro data.shortcut=1", "no source has both covid-19 and normal"),
+    "loss by source and parts": (f"loss=group_dro data.shortcut=0.3 {PHASE}.accumulate=2", "needs whole batches"),
+    # adversary
+    "adversary": ("adversary=label", "label"),
+    "adversary weight": ("adversary=source data.shortcut=0.3 adversary.weight=0", "adversary.weight must be"),
+    "adversary without sources": ("adversary=source", "all images have one source (phantom)"),
+    "adversary and mixing": ("adversary=source data.shortcut=0.3 mixing=mixup", "does not work with mixing"),
+    "adversary and compile": ("adversary=source data.shortcut=0.3 compile=default", "does not work with compile"),
     # samplers and mixing
     "sampler": ("sampler=weighted", "weighted"),
     "sampler class": ("sampler=batch_share sampler.class_name=flu", "sampler.class_name='flu' is no class"),
+    "sampler without sources": ("sampler=independent", "all images have one source (phantom)"),
     "sampler share": ("sampler=batch_share sampler.share=2", "sampler.share must be"),
     "mixing": ("mixing=mosaic", "mosaic"),
     "mixup alpha": ("mixing=mixup mixing.alpha=0", "mixing.alpha must be"),
@@ -108,5 +118,17 @@ def test_one_sentence_and_exit_code_2(name: str, command: InProcess, workplace: 
 def test_at_least_forty_wrong_uses_and_every_group_of_settings() -> None:
     assert len(WRONG) >= 40
     lines = " ".join(settings for settings, _ in WRONG.values())
-    for group in ("model", "weights", "loss", "sampler", "mixing", "averaging", "trainer", "callbacks", "logger"):
+    groups = (
+        "model",
+        "weights",
+        "loss",
+        "sampler",
+        "mixing",
+        "adversary",
+        "averaging",
+        "trainer",
+        "callbacks",
+        "logger",
+    )
+    for group in groups:
         assert f"{group}=" in lines or f"{group}." in lines
