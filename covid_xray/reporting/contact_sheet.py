@@ -85,12 +85,11 @@ def write_contact_sheet(
     unreadable = table["path"].isin(list(report.unreadable))
     has_splits = bool(table["split"].any())
     rejected = _rejected(table[unreadable], report, records)
-    readable = table[~unreadable]
     parts = [
-        _Part("Classes", _groups(readable, "label", shown, random), [counts_table(report)]),
-        _sources_part(readable, report, shown, random),
-        _Part("Splits", _groups(readable, "split", shown, random)) if has_splits else _Part("Splits", text=_NO_SPLITS),
-        _duplicates_part(readable, report, duplicates),
+        _Part("Classes", _groups(table, "label", shown, random), [counts_table(report)]),
+        _sources_part(table, report, shown, random),
+        _Part("Splits", _groups(table, "split", shown, random)) if has_splits else _Part("Splits", text=_NO_SPLITS),
+        _duplicates_part(table, report, duplicates),
         _rejected_part(rejected, shown),
     ]
     files = list(dict.fromkeys(name for part in parts for group in part.groups for name, _ in group.images))
@@ -190,11 +189,13 @@ def _sources_part(table: pd.DataFrame, report: AuditReport, shown: int, random: 
 
 def _duplicates_part(table: pd.DataFrame, report: AuditReport, most: int) -> _Part:
     copies = duplicate_groups(report)
+    equal = {frozenset(group) for group in report.exact_duplicates}
     found = []
     for group in copies[:most]:
         rows = table[table["path"].isin(group)]
         splits, labels, patients = (list(dict.fromkeys(rows[name])) for name in ("split", "label", "patient_id"))
-        parts = [f"{len(group)} images" if len(group) > 1 else "listed more than once"]
+        same = " with the same pixels" * (frozenset(group) in equal)
+        parts = [f"{len(group)} images{same}" if len(group) > 1 else "listed more than once"]
         parts += [f"in {' and '.join(splits)}"] * (len(splits) > 1)
         parts += [f"labels {' and '.join(labels)}"] * (len(labels) > 1)
         parts += [f"{len(patients)} patients"] * (len(patients) > 1)

@@ -57,7 +57,7 @@ def test_page_of_class_folders(folder: Path, tmp_path: Path) -> None:
     copy = records["path"] == "ill/copy.png"
     records["split"] = np.where(copy, "test", "train")
     records["source"] = np.where(copy, EVIL, "north")
-    report = write_contact_sheet(records, tmp_path / "new/show.html", shown=3)
+    report = write_contact_sheet(records, tmp_path / "new/show.html", shown=4)
     assert [sorted(group) for group in duplicate_groups(report)] == [
         [f"{EVIL}/similar.jpg", "ill/1.png"],
         ["ill/0.png", "ill/copy.png"],
@@ -66,14 +66,14 @@ def test_page_of_class_folders(folder: Path, tmp_path: Path) -> None:
     reader, evil = Reader(page), EVIL.replace("<", "&lt;").replace(">", "&gt;")
     assert "script" not in {tag for tag, _ in reader.tags}
     assert groups(page) == {
-        "ill: 5 images of 5 patients": ("", 3, 0),
-        f"{evil}: 4 images of 4 patients": ("", 3, 0),
-        "north: 8 images of 8 patients": ("", 3, 0),
+        "ill: 5 images of 5 patients": ("", 4, 0),
+        f"{evil}: 5 images of 5 patients": ("", 3, 1),
+        "north: 9 images of 9 patients": ("", 3, 1),
         f"{evil}: 1 image of 1 patient": ("", 1, 0),
-        "train: 8 images of 8 patients": ("", 3, 0),
+        "train: 9 images of 9 patients": ("", 4, 0),
         "test: 1 image of 1 patient": ("", 1, 0),
         f"2 images, labels {evil} and ill, 2 patients": ("warns", 2, 0),
-        "2 images, in train and test, 2 patients": ("warns", 2, 0),
+        "2 images with the same pixels, in train and test, 2 patients": ("warns", 2, 0),
         "it is no image of a known format: 1": ("", 0, 1),
         "it does not have the extension of an image: 1": ("", 0, 1),
         "it is not in a class folder: 1": ("", 1, 0),
