@@ -10,8 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "covid_xray"
 # From the ground up.
 ROOMS = (
-    *("errors", "files", "hardware", "schedule", "metrics", "data", "plots", "networks", "training", "probes"),
-    *("runs", "sweeps", "reporting", "commands", "cli"),
+    *("errors", "imports", "files", "hardware", "schedule", "metrics", "data", "plots", "networks", "training"),
+    *("probes", "runs", "sweeps", "reporting", "commands", "cli"),
 )
 # Where a library may be imported.
 PLACES = {
@@ -23,7 +23,7 @@ PLACES = {
     "pydicom": ("data/images/dicom.py",),
 }
 # The rooms that need no torch.
-NUMPY_ONLY = ("errors", "files", "schedule", "metrics")
+NUMPY_ONLY = ("errors", "imports", "files", "schedule", "metrics")
 FILES = [
     path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.name not in ("__init__.py", "__main__.py")
 ]
@@ -94,10 +94,37 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
 def test_the_package_imports_without_its_libraries() -> None:
     code = (
-        "import covid_xray as cx, sys\n"
+        "import covid_xray, covid_xray as cx, gc, sys\n"
         "assert not {'torch', 'pandas', 'numpy', 'hydra'} & set(sys.modules)\n"
+        # What `train` imports, and its usual augmentation: neither of these, which take half a second.
+        "cx.fit, cx.Augmentation([covid_xray.data.augmentation.ResizeWarp()])\n"
+        "assert not {'albumentations', 'sklearn', 'jinja2', 'timm', 'onnx', 'optuna', 'pydicom'} & set(sys.modules)\n"
+        "assert gc.isenabled() and gc.get_freeze_count() > 100_000\n"
         "assert cx.__version__ and set(cx.__all__) <= set(dir(cx))\n"
         "missing = [name for name in cx.__all__ if getattr(cx, name, None) is None]; assert not missing, missing"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+    assert not result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--help"], "0"),
+        (["train", "experiment=tiny", "schedule.phases.unfrozen_small.epochs=0"], "2 hydra"),
+        (["predict", "run=nothing", "input=nothing", "output=new.csv"], "2 hydra pandas"),
+    ],
+)
+def test_help_and_mistakes_import_no_large_library(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom covid_xray.cli import main\n"
+        "code = 0\ntry:\n    main()\nexcept SystemExit as stop:\n    code = stop.code\n"
+        "large = {'torch', 'lightning', 'scipy', 'pandas', 'matplotlib', 'cv2', 'rich', 'hydra'} & set(sys.modules)\n"
+        "print(code, *sorted(large))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == expected, result.stderr

@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from covid_xray.commands._build import build_records, resolve
 from covid_xray.errors import UserError
+from covid_xray.imports import quick_imports
 from covid_xray.runs.config import Config, build, check_run, checkpoint_of, select
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ def run(cfg: DictConfig) -> None:
     records = build_records(config) if config.get("data") else None
     if config["run"] is not None:
         check_run(config["run"], config["checkpoint"], config["trust"])
-    from covid_xray.runs.embedding import check_ending, embed
+    with quick_imports():
+        from covid_xray.runs.embedding import check_ending, embed
 
     output = check_ending(Path(str(config["output"])))
     encoder, name = _encoder(config)

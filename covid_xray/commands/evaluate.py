@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from covid_xray.commands._build import build_records, resolve
 from covid_xray.errors import UserError
+from covid_xray.imports import quick_imports
 from covid_xray.runs.compare import short_names
 from covid_xray.runs.config import check_run
 from covid_xray.runs.folder import METRICS_FILE, RunFolder, check_name, read_json
@@ -68,9 +69,10 @@ def _evaluate(cfg: DictConfig, run: Path, name: str, output: Path | None = None)
     check_run(run, cfg.checkpoint, cfg.trust)
     config = resolve(cfg, *(["data"] if cfg.get("data") is not None else []))
     records = build_records(config) if config.get("data") else None
-    from covid_xray.reporting.evaluation_folder import write_evaluation
-    from covid_xray.runs.evaluate import evaluate_run
-    from covid_xray.runs.load import load_run
+    with quick_imports():
+        from covid_xray.reporting.evaluation_folder import write_evaluation
+        from covid_xray.runs.evaluate import evaluate_run
+        from covid_xray.runs.load import load_run
 
     settings: dict[str, Any] = {key: config[key] for key in (*_REQUEST, "threads")}
     result = evaluate_run(load_run(run, cfg.checkpoint, cfg.accelerator, cfg.trust), records, **settings)

@@ -5,6 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from covid_xray.errors import UserError
+from covid_xray.imports import quick_imports
 from covid_xray.runs.config import check_run
 from covid_xray.runs.folder import RunFolder
 from covid_xray.runs.pooling import member_runs
@@ -22,8 +23,9 @@ def run(cfg: DictConfig) -> None:
         if cfg.output
         else folder.export("bundle" if cfg.format == "bundle" else f"model.{cfg.format}")
     )
-    from covid_xray.runs.export import check_batch, export_run
-    from covid_xray.runs.load import load_run
+    with quick_imports():
+        from covid_xray.runs.export import check_batch, export_run
+        from covid_xray.runs.load import load_run
 
     loaded = [load_run(run, cfg.checkpoint, "cpu", cfg.trust) for run in runs]
     images, kind = check_batch(loaded[0], cfg.check_images)

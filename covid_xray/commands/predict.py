@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from covid_xray.errors import UserError
+from covid_xray.imports import quick_imports
 from covid_xray.runs.config import check_run
 from covid_xray.runs.pooling import member_runs
 from covid_xray.runs.prediction_file import FORMATS, PredictionFile, list_images
@@ -25,8 +26,9 @@ def run(cfg: DictConfig) -> None:
         check_run(run, cfg.checkpoint, cfg.trust)
     if next(list_images(cfg.input), None) is None:
         raise UserError(f"input={cfg.input} holds no images")
-    from covid_xray.runs.load import load_run
-    from covid_xray.runs.predict import Predictor
+    with quick_imports():
+        from covid_xray.runs.load import load_run
+        from covid_xray.runs.predict import Predictor
 
     loaded = [load_run(run, cfg.checkpoint, cfg.accelerator, cfg.trust) for run in runs]
     predictor = Predictor.create(loaded, cfg.confidence)

@@ -17,6 +17,7 @@ from covid_xray.commands._build import (
 )
 from covid_xray.commands.sweep.jobs import is_sweep, on_own_device
 from covid_xray.errors import UserError
+from covid_xray.imports import quick_imports
 from covid_xray.runs.config import Config
 from covid_xray.runs.folder import RunFolder, is_main_process, seconds_spent
 
@@ -40,6 +41,9 @@ def run(cfg: DictConfig) -> float:
             folder.begin(config)
             print(f"{folder.path} is finished: metrics in {folder.metrics}; use resume=never to train it again")
         return metrics.get(config["objective"], float("nan"))
+    with quick_imports():
+        from covid_xray.runs.fit import train
+        from covid_xray.training.callbacks.checkpoint import TrainingStopped
     callbacks, loggers = build_callbacks(config), build_loggers(config)
     data = build_data(config, schedule)
     _check_objective(config["objective"], data.class_names)
@@ -47,9 +51,6 @@ def run(cfg: DictConfig) -> float:
     module = build_module(config, data, pretrained=not continues)
     if is_main_process():
         _introduce(config, folder, data, continues)
-    from covid_xray.runs.fit import train
-    from covid_xray.training.callbacks.checkpoint import TrainingStopped
-
     placed = resolve(on_own_device(cfg, HydraConfig.get().job.num)) if is_sweep() else config
     try:
         metrics = train(

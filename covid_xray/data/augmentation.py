@@ -1,4 +1,4 @@
-"""Resizes and augments one image. This is the only module that imports albumentations.
+"""Resizes and augments one image. This is the only module that imports albumentations, and only where it is used.
 
 All random numbers come from the seed of the sample, not from a global generator. So the result does not depend on the
 number of loader workers or on where a run was resumed.
@@ -8,9 +8,9 @@ import hashlib
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn, Union
 
 import cv2
 import numpy as np
@@ -20,8 +20,8 @@ from covid_xray.data.images.grey import GreyImage
 from covid_xray.data.images.resize import resize
 from covid_xray.errors import UserError
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no request to the network on import
-import albumentations as A
+if TYPE_CHECKING:
+    import albumentations as A
 
 Matrix = NDArray[np.float64]
 # Albumentations' transforms that read files, or call functions, that their settings name.
@@ -31,17 +31,17 @@ _CORNERS = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]], dtype=np.float32)
 
 
 class Augmentation:
-    """Albumentations transforms as a pure function of image, size and seed.
+    """Transforms of this module and of albumentations as a pure function of image, size and seed.
 
     Args:
-        transforms: Albumentations transforms, applied in order to the image before resizing. ``data["size"]`` holds the
-            output size. If the image does not have this size after the transforms, it is resized. An empty sequence
-            only resizes.
+        transforms: Transforms, applied in order to the image before resizing. For those of albumentations,
+            ``data["size"]`` holds the output size. If the image does not have this size after the transforms, it is
+            resized. An empty sequence only resizes.
     """
 
-    def __init__(self, transforms: Sequence[A.BasicTransform] = ()) -> None:
+    def __init__(self, transforms: Sequence["Transform"] = ()) -> None:
         for transform in transforms:
-            if not isinstance(transform, A.BasicTransform | A.BaseCompose):
+            if not isinstance(transform, DirectTransform) and not _is_foreign(type(transform)):
                 raise UserError(f"augment.transforms: {transform!r} is not an albumentations transform")
         self.transforms = list(transforms)
 
@@ -66,10 +66,24 @@ def is_albumentations(name: str) -> bool:
     The path may come from anyone. It is compared and never imported, because modules of albumentations lead to ``os``.
     """
     last = name.rpartition(".")[2]
-    found = None if last in _OPENS_FILES else getattr(A, last, None)
-    if not (isinstance(found, type) and issubclass(found, A.BasicTransform | A.BaseCompose)):
+    found = None if last in _OPENS_FILES else getattr(_albumentations(), last, None)
+    if not (isinstance(found, type) and _is_foreign(found)):
         return False
     return name in (f"albumentations.{last}", f"{found.__module__}.{last}")
+
+
+def _albumentations() -> Any:
+    """The library, which takes a quarter of the time of torch to import."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no request to the network on import
+    import albumentations
+
+    return albumentations
+
+
+def _is_foreign(kind: type) -> bool:
+    """Whether a class is that of a transform, or of a composition, of albumentations."""
+    library = _albumentations()
+    return issubclass(kind, library.BasicTransform | library.BaseCompose)
 
 
 def seeded_generator(seed: tuple[int, ...]) -> np.random.Generator:
@@ -85,17 +99,38 @@ def seeded_generator(seed: tuple[int, ...]) -> np.random.Generator:
     return generator
 
 
-class DirectTransform(A.ImageOnlyTransform):
-    """A transform that `Augmentation` applies without the overhead of albumentations."""
+class DirectTransform:
+    """A transform without the overhead of albumentations.
+
+    Attributes:
+        params: What was drawn last.
+        apply: Method that returns the changed image, from the image and from what was drawn.
+    """
+
+    params: dict[str, Any]
+    apply: Callable[..., GreyImage]
+
+    @property
+    def available_keys(self) -> NoReturn:
+        """Albumentations asks for this if the transform is in one of its compositions, where it cannot be.
+
+        Raises:
+            UserError: Always.
+        """
+        name = type(self).__name__
+        raise UserError(f"augment: {name} cannot be in a composition of albumentations; list it in augment.transforms")
 
     def sample(self, rng: np.random.Generator, size: int) -> dict[str, Any]:
         """Draw the parameters of `apply`."""
         raise NotImplementedError
 
     def directly(self, image: GreyImage, size: int, rng: np.random.Generator) -> GreyImage:
-        """Draw and apply; the result is that of calling the transform with the generator ``rng``."""
+        """Draw and apply."""
         self.params = self.sample(rng, size)
         return np.asarray(self.apply(image, **self.params), dtype=np.uint8)
+
+
+Transform = Union[DirectTransform, "A.BasicTransform", "A.BaseCompose"]
 
 
 class ResizeWarp(DirectTransform):
@@ -112,26 +147,15 @@ class ResizeWarp(DirectTransform):
         flip_p: Probability of a horizontal flip.
     """
 
-    class InitSchema(A.BasicTransform.InitSchema):  # noqa: D106
-        warp: float
-        rotate: float
-        zoom: float
-        flip_p: float
-
     def __init__(
         self, warp: float = 0.2, rotate: float = 10.0, zoom: float = 1.1, p: float = 0.75, flip_p: float = 0.5
     ) -> None:
-        super().__init__(p=1.0)
         if not (0 <= warp < 0.5 and 0 <= rotate <= 180 and zoom >= 1 and 0 <= p <= 1 and 0 <= flip_p <= 1):
             raise UserError(
                 f"augment: ResizeWarp needs warp in [0, 0.5), rotate in [0, 180], zoom of at least 1 and p, flip_p in "
                 f"[0, 1], not warp={warp}, rotate={rotate}, zoom={zoom}, p={p}, flip_p={flip_p}"
             )
         self.warp, self.rotate, self.zoom, self.each_p, self.flip_p = warp, rotate, zoom, p, flip_p
-
-    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """Draw within an albumentations pipeline."""
-        return self.sample(self.random_generator, data["size"])
 
     def sample(self, rng: np.random.Generator, size: int) -> dict[str, Any]:
         """Draw the transformation."""
@@ -172,25 +196,16 @@ class LogitBrightnessContrast(DirectTransform):
         p: Probability of each of the two.
     """
 
-    class InitSchema(A.BasicTransform.InitSchema):  # noqa: D106
-        brightness: float
-        contrast: float
-
     _LEVELS = np.clip(np.arange(256) / 255, 1e-7, 1 - 1e-7)
     _LOGITS = np.log(_LEVELS / (1 - _LEVELS))
 
     def __init__(self, brightness: float = 0.1, contrast: float = 0.2, p: float = 0.75) -> None:
-        super().__init__(p=1.0)
         if not (0 <= brightness < 0.5 and 0 <= contrast < 1 and 0 <= p <= 1):
             raise UserError(
                 f"augment: LogitBrightnessContrast needs brightness in [0, 0.5), contrast in [0, 1) and p in [0, 1], "
                 f"not brightness={brightness}, contrast={contrast}, p={p}"
             )
         self.brightness, self.contrast, self.each_p = brightness, contrast, p
-
-    def get_params(self) -> dict[str, Any]:
-        """Draw within an albumentations pipeline."""
-        return self.sample(self.random_generator, 0)
 
     def sample(self, rng: np.random.Generator, size: int) -> dict[str, Any]:
         """Draw the lookup table."""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from covid_xray.data.audit.report import patient_groups
 from covid_xray.data.audit.sources import confounding_text, held_out_problem
@@ -153,6 +152,9 @@ def _hold_out(
             f"too few {by}s to hold out {target} images by {by}: {folds} parts need {folds} {by}s of every class, "
             f"found {counts or 'none'}; lower split.folds, raise split.{target}_share, or give a split column"
         )
+    # Here, because predictions and given splits need no scikit-learn.
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     if by == "patient":
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         parts = splitter.split(free, free["label"], free["group"])

@@ -1,5 +1,6 @@
 """The augmentation of the article: its distributions, and that it is a pure function of image, size and seed."""
 
+import albumentations as A
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from scipy.special import expit, logit
 from covid_xray.data.augmentation import Augmentation, LogitBrightnessContrast, ResizeWarp, resample
 from covid_xray.data.images.grey import GreyImage
 from covid_xray.data.images.resize import resize
+from covid_xray.errors import UserError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (300, 200)).astype(np.uint8)
 IMAGE: GreyImage = np.asarray(cv2.GaussianBlur(NOISE, (0, 0), 4))
@@ -96,13 +98,17 @@ def test_lighting_table_is_the_formula_of_fastai() -> None:
 
 def test_lighting_draws() -> None:
     light = LogitBrightnessContrast(p=1.0, contrast=0.0)
-    light.set_random_seed(0)
-    middle = np.array([light.get_params()["table"][128] for _ in range(2000)]) / 255
+    rng = np.random.default_rng(0)
+    middle = np.array([light.sample(rng, 0)["table"][128] for _ in range(2000)]) / 255
     assert stats.kstest(middle, stats.uniform(0.4, 0.2).cdf).statistic < 0.05
     light = LogitBrightnessContrast(p=1.0, brightness=0.0)
-    light.set_random_seed(0)
-    scales = [logit(light.get_params()["table"][200] / 255) / logit(200 / 255) for _ in range(2000)]
+    scales = [logit(light.sample(rng, 0)["table"][200] / 255) / logit(200 / 255) for _ in range(2000)]
     assert stats.kstest(np.log(scales), stats.uniform(np.log(0.8), np.log(1.25) - np.log(0.8)).cdf).statistic < 0.05
+
+
+def test_ours_cannot_be_in_a_composition_of_albumentations() -> None:
+    with pytest.raises(UserError, match="ResizeWarp cannot be in a composition"):
+        A.OneOf([ResizeWarp()])
 
 
 def test_border_is_reflected() -> None:

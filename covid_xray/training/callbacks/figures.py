@@ -23,15 +23,17 @@ class ShowBatch(Callback):
     def __init__(self, images: int = 12) -> None:
         self.images = images
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Draw at a phase's first step."""
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw after a phase's first step, which so does not wait for the drawing."""
         assert isinstance(pl_module, XrayClassifier)
         position = pl_module.schedule.at(trainer.current_epoch)
         if batch_idx == 0 and position.epoch_in_phase == 0:
             pixels = pl_module.normalise(batch[0][: self.images]) * pl_module.std + pl_module.mean
             titles = [pl_module.class_names[label] for label in batch[1][: self.images].tolist()]
             figure = batch_figure(pixels[:, 0].clamp(0, 1).cpu().numpy(), titles)
-            _log(trainer, f"show_batch/{position.index + 1}_{position.name}", figure, trainer.global_step)
+            _log(trainer, f"show_batch/{position.index + 1}_{position.name}", figure, _last_step(trainer))
 
 
 class FirstLayerFilters(Callback):
