@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from covid_xray.data.audit.report import audit_records
     from covid_xray.data.augmentation import Augmentation
     from covid_xray.data.cache import read_images
+    from covid_xray.data.crop import BoxCrop, FrameCrop, MaskCrop, crop_records
     from covid_xray.data.datamodule import XrayDataModule
     from covid_xray.data.folder import read_folder
     from covid_xray.data.manifest import read_manifest
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from covid_xray.networks.create import create_network
     from covid_xray.plots.batch import show_batch
     from covid_xray.reporting.bundle_card import write_bundle
+    from covid_xray.reporting.contact_sheet import write_contact_sheet
     from covid_xray.reporting.evaluation_folder import write_evaluation
     from covid_xray.runs.compare import compare_runs
     from covid_xray.runs.embedding import embed, read_features
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
     from covid_xray.runs.load import load_run
     from covid_xray.runs.probe import probe
     from covid_xray.schedule import Phase, Schedule
+    from covid_xray.training.adversary import SourceAdversary
     from covid_xray.training.callbacks.averaging import WeightAverage
+    from covid_xray.training.losses import GroupDRO
     from covid_xray.training.module import XrayClassifier
 
 try:
@@ -43,9 +47,14 @@ except PackageNotFoundError:  # a checkout that is not installed
 
 _MODULES = {
     "Augmentation": "data.augmentation",
+    "BoxCrop": "data.crop",
     "Ensemble": "runs.ensemble",
+    "FrameCrop": "data.crop",
+    "GroupDRO": "training.losses",
+    "MaskCrop": "data.crop",
     "Phase": "schedule",
     "Schedule": "schedule",
+    "SourceAdversary": "training.adversary",
     "UserError": "errors",
     "WeightAverage": "training.callbacks.averaging",
     "XrayClassifier": "training.module",
@@ -55,6 +64,7 @@ _MODULES = {
     "check_records": "data.records",
     "compare_runs": "runs.compare",
     "create_network": "networks.create",
+    "crop_records": "data.crop",
     "draw_phantoms": "data.phantom",
     "embed": "runs.embedding",
     "evaluate_run": "runs.evaluate",
@@ -68,13 +78,19 @@ _MODULES = {
     "read_manifest": "data.manifest",
     "show_batch": "plots.batch",
     "write_bundle": "reporting.bundle_card",
+    "write_contact_sheet": "reporting.contact_sheet",
     "write_evaluation": "reporting.evaluation_folder",
 }
 __all__ = [
     "Augmentation",
+    "BoxCrop",
     "Ensemble",
+    "FrameCrop",
+    "GroupDRO",
+    "MaskCrop",
     "Phase",
     "Schedule",
+    "SourceAdversary",
     "UserError",
     "WeightAverage",
     "XrayClassifier",
@@ -85,6 +101,7 @@ __all__ = [
     "check_records",
     "compare_runs",
     "create_network",
+    "crop_records",
     "draw_phantoms",
     "embed",
     "evaluate_run",
@@ -98,6 +115,7 @@ __all__ = [
     "read_manifest",
     "show_batch",
     "write_bundle",
+    "write_contact_sheet",
     "write_evaluation",
 ]
 
@@ -105,7 +123,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'covid_xray' has no attribute {name!r}")
-    return getattr(import_module(f"covid_xray.{_MODULES[name]}"), name)
+    from covid_xray.imports import quick_imports
+
+    with quick_imports():
+        module = import_module(f"covid_xray.{_MODULES[name]}")
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -62,6 +62,10 @@ def build_records(config: Config, need_images: bool = True) -> "pd.DataFrame":
     records: pd.DataFrame = build(config, "data")
     if records.empty:
         raise UserError("data: the data set is empty")
+    if config.get("crop"):
+        from covid_xray.data.crop import crop_records
+
+        return crop_records(records, build(config, "crop"))
     return records
 
 

@@ -21,7 +21,7 @@ from covid_xray.runs.calibration import Calibration, calibrate
 from covid_xray.runs.config import select
 from covid_xray.runs.export import check_batch, check_difference, describe, largest_difference, metadata_text
 from covid_xray.runs.folder import RunFolder
-from covid_xray.runs.images import test_shares
+from covid_xray.runs.images import crop_settings, test_shares
 from covid_xray.runs.load import Run, load_run
 
 CARD_FILE, PREPROCESSING_FILE = "README.md", "preprocessing.json"
@@ -37,6 +37,7 @@ def bundle_config(run: Run) -> dict[str, Any]:
         "checkpoint": {"select": run.checkpoint},
         "trainer": {"precision": select(run.config, "trainer.precision") or "auto"},
         "mask_centre": run.config.get("mask_centre"),
+        "crop": crop_settings(run),
         "test_shares": test_shares(run),  # for PPV and NPV on other data
     }
 

@@ -26,6 +26,7 @@ _ALLOWED = {
     "data": tuple(f"covid_xray.data.{reader}" for reader in _READERS),
     "model": tuple(f"covid_xray.networks.{network}" for network in _NETWORKS),
 }
+_OPTIONAL = {"crop": tuple(f"covid_xray.data.crop.{name}Crop" for name in ("Frame", "Box", "Mask"))}
 
 
 def build(
@@ -143,8 +144,8 @@ def refuse_foreign_code(config: Mapping[str, Any], file: Path, trust: bool) -> N
     Raises:
         UserError: Naming the code, unless ``trust`` is set.
     """
-    for group, allowed in () if trust else _ALLOWED.items():
-        for path, target in _targets(config[group]):
+    for group, allowed in () if trust else (_ALLOWED | _OPTIONAL).items():
+        for path, target in _targets(config.get(group)):
             nested = group == "augment" and path and set(path[::2]) == {"transforms"}
             if not (_is_transform(target) if nested else not path and target in allowed):
                 raise UserError(

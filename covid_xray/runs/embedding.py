@@ -17,7 +17,7 @@ from covid_xray.networks.archive import bomb
 from covid_xray.networks.weights import first_line
 from covid_xray.runs import inference
 from covid_xray.runs.folder import RunFolder
-from covid_xray.runs.images import own_images, own_records
+from covid_xray.runs.images import crop_as_trained, own_images, own_records
 from covid_xray.runs.load import Run, torch_device
 from covid_xray.schedule import Phase, Schedule
 from covid_xray.training.module import XrayClassifier
@@ -110,6 +110,8 @@ def embed(
         splits = [str(split) for split in run.splits["split"].unique()]
         own = own_records(run)
         records = pd.concat([own_images(run, own, split) for split in splits], ignore_index=True) if splits else own
+    else:
+        records = crop_as_trained(run, records)
     table = records.sort_values("path", kind="stable").reset_index(drop=True)
     files = table["file"].tolist()
     outputs = inference.infer(run, files, feature_rows=range(len(files)), threads=threads)

@@ -31,6 +31,7 @@ from covid_xray.runs.config import select
 from covid_xray.runs.external import ExternalTest, Recalibrated, drops, few_patients, recalibrated
 from covid_xray.runs.images import (
     content_hashes,
+    crop_as_trained,
     external_images,
     is_own,
     leak_warnings,
@@ -286,6 +287,7 @@ def _find_images(
     if records is None:
         records = own_records(run)
         return own_images(run, records, subset), records, True
+    records = crop_as_trained(run, records)
     if is_own(run, records, subset):
         return own_images(run, records, subset), records, True
     table = external_images(records, run.class_names, class_map)

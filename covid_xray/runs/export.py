@@ -20,7 +20,7 @@ from covid_xray.errors import UserError
 from covid_xray.files import atomic_write, write_atomically, write_failure
 from covid_xray.runs import provenance
 from covid_xray.runs.calibration import Calibration
-from covid_xray.runs.images import own_images, own_records
+from covid_xray.runs.images import crop_settings, own_images, own_records
 from covid_xray.runs.inference import image_reader
 from covid_xray.runs.load import Run
 from covid_xray.runs.predict import Predictor
@@ -231,6 +231,7 @@ def describe(run: Run, calibration: Calibration | None) -> dict[str, Any]:
         "classes": list(run.class_names),
         "image_size": size,
         "input": f"images: uint8 (n, 1, {size}, {size}), grey, 0 black to 255 white",
+        **({"crop": crop} if (crop := crop_settings(run)) else {}),  # before resizing
         "resizing": f"both sides resized {way}, aspect ratio ignored: area average when shrinking, else bilinear",
         "normalisation": "inside: x / 255, minus mean, over std, the grey channel three times",
         "mean": [float(f"{value:.9g}") for value in run.module.mean.flatten().tolist()],

@@ -46,6 +46,7 @@ NON_RESULT_KEYS = (
     "datamodule.num_workers",
     "datamodule.audit_cache",
     "datamodule.cache",
+    "crop.folder",
     "trainer.profiler",
     "trainer.log_every_n_steps",
 )

@@ -4,11 +4,13 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from covid_xray.data.audit.fingerprints import fingerprint_files
 from covid_xray.data.audit.report import copies_among
+from covid_xray.data.crop import FrameCrop, crop_records
 from covid_xray.data.images.grey import ImageError, read_bytes
 from covid_xray.data.phantom import draw_phantoms, find_phantoms
 from covid_xray.data.records import map_classes
@@ -44,7 +46,44 @@ def own_records(run: Run) -> pd.DataFrame:
         if not draws or run.trust:
             raise
         raise UserError(f"{error}; to draw the phantoms of a run in another folder than this, set trust=true") from None
-    return records
+    return crop_as_trained(run, records)
+
+
+def crop_as_trained(run: Run, records: pd.DataFrame) -> pd.DataFrame:
+    """The records with images that are cropped as those of the run's training; unchanged if these are not.
+
+    Raises:
+        UserError: If the records lack what the crop needs, or the run may not write where it keeps them.
+    """
+    if not run.config.get("crop"):
+        return records
+    crop = build(run.config, "crop")
+    if run.writable(crop.folder) is None:
+        raise UserError(
+            f"crop.folder={crop.folder} of the run is not below the current folder; set trust=true to write there"
+        )
+    return crop_records(records, crop)
+
+
+def crop_settings(run: Run) -> dict[str, Any] | None:
+    """The run's crop as its configuration has it, without the place of the cropped images; None if it has none."""
+    crop = run.config.get("crop")
+    return {key: value for key, value in crop.items() if key != "folder"} if crop else None
+
+
+def crop_of_files(run: Run) -> FrameCrop | None:
+    """The run's crop, for images that have no table; None if it has none.
+
+    Raises:
+        UserError: If the crop needs a column of a table.
+    """
+    crop = build(run.config, "crop") if run.config.get("crop") else None
+    if crop is not None and not isinstance(crop, FrameCrop):
+        raise UserError(
+            f"{run.folder.path} crops each image by the column {getattr(crop, 'column', '?')} of a table, which a file "
+            "alone does not have; use evaluate with data=manifest"
+        )
+    return crop
 
 
 def own_images(run: Run, records: pd.DataFrame, split: str) -> pd.DataFrame:

@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from covid_xray.data.crop import FrameCrop, crop_image
 from covid_xray.data.images.grey import GreyImage, ImageError
 from covid_xray.data.images.read import read_image
 from covid_xray.data.images.resize import resize
 from covid_xray.errors import UserError
 from covid_xray.metrics.calibration import apply_temperature
 from covid_xray.runs.calibration import Calibration, calibrate, ood_score
+from covid_xray.runs.images import crop_of_files
 from covid_xray.runs.inference import FloatArray, infer_batch, read_ahead
 from covid_xray.runs.load import Run
 
@@ -31,12 +33,14 @@ class Predictor:
         calibrations: What the validation images gave, for each run; empty if a single run has none.
         no_calibration: Why there is no calibration.
         confidence: Predictions below this probability are flagged as unsure.
+        crop: The frame that is cut off every image; None: the whole image.
     """
 
     runs: tuple[Run, ...]
     calibrations: tuple[Calibration, ...]
     no_calibration: str
     confidence: float
+    crop: FrameCrop | None = None
 
     @classmethod
     def create(cls, runs: Run | Sequence[Run], confidence: float | None = None) -> "Predictor":
@@ -47,6 +51,9 @@ class Predictor:
         """
         members = (runs,) if isinstance(runs, Run) else tuple(runs)
         check_same_classes(members)
+        crops = [crop_of_files(run) for run in members]
+        if any(crop != crops[0] for crop in crops):
+            raise UserError("the runs of an ensemble must have the same crop; predict with each of them")
         found = [calibrate(run) for run in members]
         calibrations = tuple(calibration for calibration, _ in found if calibration is not None)
         reasons = [
@@ -59,7 +66,7 @@ class Predictor:
         if confidence is None:
             limits = [calibration.confidence_limit for calibration in calibrations]
             confidence = float(np.mean(limits)) if limits else 0.0
-        return cls(members, calibrations, reasons[0] if reasons else "", confidence)
+        return cls(members, calibrations, reasons[0] if reasons else "", confidence, crops[0])
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -91,6 +98,7 @@ class Predictor:
     def resized(self, image: GreyImage) -> Sizes:
         """An image at every size that the runs need, with the same pixels as in training."""
         sizes = {(run.base_size, run.image_size) for run in self.runs}
+        image = image if self.crop is None else crop_image(image, self.crop, {})
         return {size: resize(resize(image, size[0]), size[1]) for size in sizes}
 
     def rows(self, names: Sequence[str], images: Sequence[Sizes | str]) -> list[dict[str, Any]]:

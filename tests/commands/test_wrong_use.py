@@ -66,6 +66,10 @@ WRONG = {
     "mixup alpha": ("mixing=mixup mixing.alpha=0", "mixing.alpha must be"),
     "cutmix alpha": ("mixing=cutmix mixing.alpha=big", "mixing.alpha must be"),
     "mixing and compile": ("mixing=mixup compile=default", "mixing does not work with compile"),
+    # crops
+    "crop": ("crop=lungs", "lungs"),
+    "crop of all": ("crop=frame crop.left=0.6 crop.right=0.4", "crop.left and crop.right leave nothing"),
+    "crop without its column": ("crop=mask", "crop.column='mask' is no column of the data"),
     # averaging and accumulation
     "averaging": ("averaging=swa", "swa"),
     "averaging decay": ("averaging=ema averaging.decay=1", "averaging.decay must be above 0 and below 1"),
