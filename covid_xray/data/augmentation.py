@@ -155,7 +155,7 @@ class ResizeWarp(DirectTransform):
                 f"augment: ResizeWarp needs warp in [0, 0.5), rotate in [0, 180], zoom of at least 1 and p, flip_p in "
                 f"[0, 1], not warp={warp}, rotate={rotate}, zoom={zoom}, p={p}, flip_p={flip_p}"
             )
-        self.warp, self.rotate, self.zoom, self.each_p, self.flip_p = warp, rotate, zoom, p, flip_p
+        self.warp, self.rotate, self.zoom, self.p, self.flip_p = warp, rotate, zoom, p, flip_p
 
     def sample(self, rng: np.random.Generator, size: int) -> dict[str, Any]:
         """Draw the transformation."""
@@ -166,17 +166,17 @@ class ResizeWarp(DirectTransform):
         # One call draws all numbers: a call takes as long as drawing twelve numbers.
         warps, turns, zooms, flips, angle, scale, x, y, *corners = rng.random(12).tolist()
         a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0  # first two rows of the matrix
-        if turns < self.each_p:
+        if turns < self.p:
             radians = math.radians(self.rotate * (2 * angle - 1))
             a = e = math.cos(radians)
             b, d = -math.sin(radians), math.sin(radians)
-        if zooms < self.each_p:
+        if zooms < self.p:
             keep = 1 / (1 + (self.zoom - 1) * scale)
             x, y = (1 - keep) * (2 * x - 1), (1 - keep) * (2 * y - 1)
             c, f = a * x + b * y, d * x + e * y
             a, b, d, e = a * keep, b * keep, d * keep, e * keep
         matrix = np.array([[a, b, c], [d, e, f], [0.0, 0.0, 1.0]])
-        if warps < self.each_p:
+        if warps < self.p:
             matrix = matrix @ _corner_warp([self.warp * (2 * move - 1) for move in corners])
         if flips < self.flip_p:
             matrix[:, 0] *= -1
@@ -205,14 +205,14 @@ class LogitBrightnessContrast(DirectTransform):
                 f"augment: LogitBrightnessContrast needs brightness in [0, 0.5), contrast in [0, 1) and p in [0, 1], "
                 f"not brightness={brightness}, contrast={contrast}, p={p}"
             )
-        self.brightness, self.contrast, self.each_p = brightness, contrast, p
+        self.brightness, self.contrast, self.p = brightness, contrast, p
 
     def sample(self, rng: np.random.Generator, size: int) -> dict[str, Any]:
         """Draw the lookup table."""
         brightens, contrasts, change, power = rng.random(4).tolist()
         level = 0.5 + self.brightness * (2 * change - 1)
-        shift = math.log(level / (1 - level)) if brightens < self.each_p else 0.0
-        scale = (1 - self.contrast) ** (2 * power - 1) if contrasts < self.each_p else 1.0
+        shift = math.log(level / (1 - level)) if brightens < self.p else 0.0
+        scale = (1 - self.contrast) ** (2 * power - 1) if contrasts < self.p else 1.0
         return {"table": self.table(shift, scale)}
 
     def table(self, shift: float, scale: float) -> GreyImage:
