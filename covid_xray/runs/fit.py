@@ -113,6 +113,7 @@ def fit(
         "seed": seed,
         "model": getattr(network, "config", {"_target_": f"{type(network).__module__}.{type(network).__qualname__}"}),
         "data": data.records.attrs.get("reader"),
+        "crop": data.records.attrs.get("crop"),
         "schedule": {"_target_": "covid_xray.schedule.Schedule", **asdict(data.schedule)},
         "augment": _augment_config(data.augment),
         "optimizer": _partial_config(optimizer),
@@ -322,8 +323,6 @@ def _augment_config(augment: Augmentation) -> Config:
     for transform in augment.transforms:
         names = [name for name in inspect.signature(type(transform).__init__).parameters if name != "self"]
         settings = {name: getattr(transform, name) for name in names}
-        if hasattr(transform, "each_p"):  # ours have one probability for each of their parts
-            settings["p"] = transform.each_p
         transforms.append({"_target_": f"{type(transform).__module__}.{type(transform).__qualname__}", **settings})
     return {"_target_": "covid_xray.data.augmentation.Augmentation", "transforms": transforms}
 
