@@ -16,6 +16,7 @@ from covid_xray.errors import UserError
 from covid_xray.hardware import accelerator, best_precision
 from covid_xray.training.callbacks.checkpoint import RunCheckpoint
 from covid_xray.training.callbacks.freezing import PhaseFreezing
+from covid_xray.training.callbacks.log_interval import LogInterval
 from covid_xray.training.callbacks.one_cycle import OneCycle
 from covid_xray.training.callbacks.resizing import ProgressiveResizing
 from covid_xray.training.callbacks.seeding import StepSeeding
@@ -100,7 +101,8 @@ def build_trainer(
 
     Args:
         settings: Arguments of `lightning.Trainer`. ``precision="auto"`` becomes bf16 mixed precision where the hardware
-            computes in bfloat16, else float32. ``profiler`` is a name in `PROFILERS`; it writes into the folder.
+            computes in bfloat16, else float32. ``log_every_n_steps=None`` is chosen by `LogInterval`. ``profiler`` is a
+            name in `PROFILERS`; it writes into the folder.
         folder: The run folder.
         callbacks: Callbacks in order; see `needed_callbacks`.
         logger: Lightning's logger, or False.
@@ -121,9 +123,11 @@ def build_trainer(
         "accelerator": "auto",
         "devices": 1,
         "precision": "auto",
-        "log_every_n_steps": 1,
+        "log_every_n_steps": None,
         **settings,
     }
+    pace = LogInterval(given["log_every_n_steps"])
+    given["log_every_n_steps"] = 1 if pace.given is None else pace.given
     if given["precision"] == "auto":
         device = given["accelerator"]
         given["precision"] = best_precision(accelerator() if device == "auto" else device)
@@ -141,7 +145,7 @@ def build_trainer(
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "enable_checkpointing": any(isinstance(callback, RunCheckpoint) for callback in callbacks),
-        "callbacks": list(callbacks),
+        "callbacks": [*callbacks, pace],
         "logger": logger,
     }
     for key, instead in FIXED_SETTINGS.items():
