@@ -163,17 +163,20 @@ def summary(files: dict[Cell, dict[str, np.ndarray]]) -> pd.DataFrame:
 def markdown(table: pd.DataFrame) -> str:
     """The table of the README."""
     lines = [
-        "| setting | validation accuracy | test accuracy, mean of the seeds | pooled test images | gain over plain |",
-        "|---|---|---|---|---|",
+        "| setting | seeds | validation accuracy | test accuracy (t interval over seeds) | pooled test images | gain |",
+        "|---|---|---|---|---|---|",
     ]
     for values in table.to_dict("records"):
         percent = {name: f"{100 * value:.1f}" for name, value in values.items() if isinstance(value, float)}
         setting = "plain" if values["method"] == "plain" else f"`{values['method']}`"
+        seeds = f" ({percent['test accuracy, low']} to {percent['test accuracy, high']})" if values["runs"] > 1 else ""
         gain = f"{100 * values['gain']:+.1f} ({100 * values['gain low']:+.1f} to {100 * values['gain high']:+.1f})"
+        gain = "none: the same classes" if np.isnan(values["gain low"]) else gain
         cells = (
             setting,
+            str(values["runs"]),
             f"{percent['validation accuracy']} %",
-            f"{percent['test accuracy']} % ({percent['test accuracy, low']} to {percent['test accuracy, high']})",
+            f"{percent['test accuracy']} %{seeds}",
             f"{percent['pooled low']} to {percent['pooled high']} %",
             "" if values["method"] == "plain" else gain,
         )
@@ -200,7 +203,7 @@ def draw_figure(table: pd.DataFrame, runs: pd.DataFrame, file: Path) -> None:
         axis.axvline(100 / len(CLASSES), color="grey", linestyle=":")
         axis.set(yticks=places, yticklabels=part["method"], xlim=(0, 100), xlabel="accuracy (%)", title=f"mark: {kind}")
         axis.invert_yaxis()
-    axes[0][0].legend(fontsize=7, loc="lower left")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=2)
     figure.savefig(file, dpi=90)
 
 
