@@ -152,7 +152,7 @@ def duplicate_groups(report: AuditReport) -> list[list[str]]:
 
 def _leak_marks(report: AuditReport, has_splits: bool) -> list[Mark]:
     if not has_splits:
-        return [Mark("Leaks", _NO_SPLITS, False)]
+        return [Mark("Leaks", _NO_SPLITS, None)]
     leaks = report.leaks()
     more = [f"And {len(leaks) - _MOST_LEAKS:,} more leaks."] if len(leaks) > _MOST_LEAKS else []
     texts = [f"{leak[0].upper()}{leak[1:]}." for leak in leaks[:_MOST_LEAKS]] + more

@@ -135,7 +135,7 @@ def build_report(result: EvaluationResult, name: str, pictures: Mapping[str, Pic
     return Report(
         title=f"Evaluation of {result.run.folder.path.resolve().name}",
         subtitle=f"{describe_data(result)}; {result.run.checkpoint} checkpoint; evaluation {name!r}",
-        marks=[Mark("Verdict", result.verdict.text, bool(result.verdict.cheats)), *leak_marks(result.leaks)],
+        marks=[Mark("Verdict", result.verdict.text, result.verdict.cheats), *leak_marks(result.leaks)],
         key_metrics=key_metrics(result),
         warnings=result.estimates.warnings,
         sections=_sections(result, pictures),

@@ -111,12 +111,12 @@ class Mark:
     Attributes:
         name: Its name, such as ``Verdict``.
         text: The finding.
-        warns: Whether it warns.
+        warns: Whether it warns; None if nothing is known.
     """
 
     name: str
     text: str
-    warns: bool
+    warns: bool | None
 
 
 @dataclass(frozen=True, eq=False)

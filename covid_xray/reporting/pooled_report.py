@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from covid_xray.metrics.intervals import exact_interval
-from covid_xray.metrics.scores import OVERALL
+from covid_xray.metrics.scores import LABELS, OVERALL
 from covid_xray.reporting.evaluation_report import DISCRIMINATION, covid_class, draw_classification, leak_marks
 from covid_xray.reporting.html import Mark, Picture, Report, Section
 from covid_xray.reporting.tables import (
@@ -65,7 +65,9 @@ def pooled_report(
     return Report(
         title=f"{kind} {path.resolve().name}",
         subtitle=data,
-        key_metrics={name.replace("_", " "): metric_text(name, estimates.intervals[name]) for name in _KEY_METRICS},
+        key_metrics={
+            LABELS[name].partition(" (")[0]: metric_text(name, estimates.intervals[name]) for name in _KEY_METRICS
+        },
         marks=[_verdict(found), *leak_marks(leaks)],
         warnings=estimates.warnings,
         sections=[
@@ -107,7 +109,11 @@ def _verdict(found: Mapping[str, Mapping[str, Any]]) -> Mark:
     cheats = [content["shortcuts"]["cheats"] for content in found.values()]
     text = f"{cheats.count(True)} of {len(cheats)} runs use information outside the lungs"
     unknown = f"; the test gives no answer for {cheats.count(None)}" if None in cheats else ""
-    return Mark("Verdict", f"{text}{unknown}. The shortcut test has the verdict on each.", True in cheats)
+    return Mark(
+        "Verdict",
+        f"{text}{unknown}. The shortcut test has the verdict on each.",
+        True if True in cheats else None if None in cheats else False,
+    )
 
 
 def _source_only(found: Mapping[str, Mapping[str, Any]]) -> str:

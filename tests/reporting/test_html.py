@@ -100,6 +100,14 @@ def test_text_is_escaped_everywhere() -> None:
     assert "script" not in {tag for tag, _ in reader.tags}
 
 
+def test_marks_differ_by_what_they_say() -> None:
+    marks = [Mark("a", "bad", True), Mark("b", "good", False), Mark("c", "no answer", None)]
+    reader = Reader(render_report(Report("x", marks=marks)))
+    classes = [attributes["class"] for tag, attributes in reader.tags if (attributes.get("class") or "")[:5] == "mark "]
+    assert classes == ["mark warns", "mark good"]
+    assert sum(attributes.get("class") == "mark" for _, attributes in reader.tags) == 1
+
+
 def test_empty_report() -> None:
     page = render_report(Report("Nothing"))
     assert Reader(page).texts.count("Nothing") == 2
