@@ -34,6 +34,9 @@ def run(cfg: DictConfig) -> None:
         lists_only=cfg.lists_only,
         findings=None if findings is None else {str(name): str(label) for name, label in findings.items()},
         uncertain=str(cfg.uncertain),
+        audit_cache=None if cfg.audit_cache is None else Path(str(cfg.audit_cache)),
+        cache=None if cfg.cache in (None, False) else Path(str(cfg.cache)),
+        image_size=cfg.image_size,
     )
     _show(prepared, cfg.lists_only)
 

@@ -162,14 +162,14 @@ def read_images(
     if cache is None:
         return Images(tuple(files), fingerprint_files(files, known, workers))
     assert side is not None
-    with _Spool(Path(cache), side) as spool:
+    with Spool(Path(cache), side) as spool:
         fingerprints = fingerprint_files(files, known, workers, spool.add)
         if (fingerprints.reason != b"").any():
             return Images(tuple(files), fingerprints)
         return Images(tuple(files), fingerprints, open_store(Path(cache), files, fingerprints.pixels, side, spool.get))
 
 
-class _Spool:
+class Spool:
     """Resized images in a temporary file, until the digests of all images name their store.
 
     Args:
@@ -184,7 +184,7 @@ class _Spool:
         self._file = tempfile.TemporaryFile(dir=folder if os.access(folder, os.W_OK) else None)  # noqa: SIM115
         self._lock = threading.Lock()
 
-    def __enter__(self) -> "_Spool":
+    def __enter__(self) -> "Spool":
         return self
 
     def __exit__(self, *_: object) -> None:

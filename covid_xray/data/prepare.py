@@ -1,5 +1,6 @@
 """Turns a downloaded collection into a checked manifest, without changing the collection."""
 
+import contextlib
 import hashlib
 import math
 import os
@@ -10,9 +11,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from covid_xray.data.audit.fingerprints import fingerprint_files
+from covid_xray.data.cache import Spool, open_store
 from covid_xray.data.folder import compile_patient_regex, find_patients, list_folder
-from covid_xray.data.images.grey import ImageError, read_bytes
-from covid_xray.data.images.read import read_image
+from covid_xray.data.images.grey import GreyImage, ImageError, read_bytes
 from covid_xray.data.importers import default_classes, importer, locate
 from covid_xray.data.importers.findings import check_findings, label_findings
 from covid_xray.data.parallel import map_files
@@ -30,12 +32,13 @@ _TEXT = ("path", "label", "patient_id", "source", "view", "split", "row", "reaso
 
 
 class Check(NamedTuple):
-    """Digest and size of an image file; ``reason`` states why it is rejected, or is empty."""
+    """Digests and size of an image; ``reason`` states why it is rejected, or is empty."""
 
     sha256: str = ""
     width: int = 0
     height: int = 0
     reason: str = ""
+    pixels: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,9 @@ def prepare(
     lists_only: bool = False,
     findings: Mapping[str, str] | None = None,
     uncertain: str = "reject",
+    audit_cache: Path | None = None,
+    cache: Path | None = None,
+    image_size: int | None = None,
 ) -> Prepared:
     """Read a collection, check every image, and write ``manifest.csv`` and ``rejected.csv``.
 
@@ -85,6 +91,11 @@ def prepare(
         findings: Class of each finding, for collections with several findings per image; see
             `covid_xray.data.importers.findings`. None for the importer's own.
         uncertain: What an uncertain finding counts as: ``reject``, ``positive`` or ``negative``.
+        audit_cache: Folder that keeps what an audit needs of every image, so that none is decoded again; an interrupted
+            call also continues there. None: keep nothing.
+        cache: Folder of resized images, so that a training does not decode them again; see `covid_xray.data.cache`.
+            None: make none.
+        image_size: Side of the resized images: the largest of the training. Needed with ``cache``.
 
     Raises:
         UserError: If a setting is not valid, the source does not have the expected layout, or more images are rejected
@@ -100,6 +111,8 @@ def prepare(
         raise UserError(f"max_rejected must be from 0 to 1, not {max_rejected!r}")
     if not isinstance(lists_only, bool):
         raise UserError(f"lists_only must be true or false, not {lists_only!r}")
+    if cache is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
+        raise UserError(f"cache needs image_size, a whole number of at least 1, not {image_size!r}")
     if not source.is_dir():
         raise UserError(f"source={source} is not a folder; give the folder of the {dataset} collection")
     table = read(source)
@@ -116,11 +129,15 @@ def prepare(
         found = find_patients(table["path"][listed], patient_regex, table["patient_id"][listed], f"source={source}")
         table["patient_id"] = found.reindex(table.index).fillna(table["patient_id"])
     table = _reject_rows(table, source, views)
-    table = table if lists_only else _check(table, min_size, workers)
+    with contextlib.ExitStack() as stack:
+        spool = None if cache is None or lists_only else stack.enter_context(Spool(cache, image_size or 0))
+        table = table if lists_only else _check(table, min_size, workers, audit_cache, spool)
+        if cache is not None and spool is not None and (usable := table[table["reason"] == ""]).size:
+            open_store(cache, usable["file"].tolist(), usable["pixels"].to_numpy("S32"), spool.side, spool.get)
     table["path"] = _relative(table["file"].tolist(), output)
     good = table["reason"] == ""
     table["patient_id"] = table["patient_id"].where(table["patient_id"] != "", table["path"])
-    extra = [name for name in table if name not in (*_COLUMNS, "file", "reason", "row")]
+    extra = [name for name in table if name not in (*_COLUMNS, "file", "reason", "row", "pixels")]
     columns = [name for name in _COLUMNS if name in table]
     accepted = table.loc[good, [*columns, *(name for name in extra if name != "split" or table["split"].any())]]
     rejected = table.loc[~good, ["path", "label", "row", "reason"]]
@@ -183,13 +200,34 @@ def _read_rejected(folder: str) -> list[tuple[str, str]]:
         return []
 
 
-def check_image(file: str) -> Check:
-    """Decode an image and compute the digest of its file."""
+def _checks(files: list[str], workers: int | None, audit_cache: Path | None, spool: Spool | None) -> list[Check]:
+    """Decode every image once, unless the cache knows it, and compute the digests of its file and of its pixels."""
+    hashes: dict[str, str] = {}
+
+    def keep(file: str, image: GreyImage) -> None:
+        hashes[file] = _sha256(file)
+        if spool is not None:
+            spool.add(file, image)
+
+    found = fingerprint_files(files, audit_cache, workers, keep)
+    known = [file for file, reason in zip(files, found.reason, strict=True) if not reason and file not in hashes]
+    hashes |= zip(known, map_files(_sha256, known, "checking images", workers), strict=True)
+    return [
+        Check(hashes[file], int(width), int(height), "", pixels.decode())
+        if not reason and hashes[file]
+        else Check(reason=reason.decode("utf-8", "ignore") or "it cannot be read any more")
+        for file, reason, width, height, pixels in zip(
+            files, found.reason, found.width, found.height, found.pixels, strict=True
+        )
+    ]
+
+
+def _sha256(file: str) -> str:
+    """Digest of a file; empty if it cannot be read."""
     try:
-        height, width = read_image(file).shape
-        return Check(hashlib.sha256(read_bytes(file)).hexdigest(), width, height)
-    except ImageError as error:
-        return Check(reason=error.reason)
+        return hashlib.sha256(read_bytes(file)).hexdigest()
+    except ImageError:
+        return ""
 
 
 def _complete(table: pd.DataFrame, source: Path) -> pd.DataFrame:
@@ -225,10 +263,12 @@ def _reject_rows(table: pd.DataFrame, source: Path, views: Sequence[str] | None)
     return table.assign(reason=reason)
 
 
-def _check(table: pd.DataFrame, min_size: int, workers: int | None) -> pd.DataFrame:
+def _check(
+    table: pd.DataFrame, min_size: int, workers: int | None, audit_cache: Path | None, spool: Spool | None
+) -> pd.DataFrame:
     """Open every image that is not rejected yet."""
     rows = table.index[table["reason"] == ""]
-    checks = list(map_files(check_image, table.loc[rows, "file"].tolist(), "checking images", workers))
+    checks = _checks(table.loc[rows, "file"].tolist(), workers, audit_cache, spool)
     small = f"it is smaller than min_size={min_size} pixels"
     checks = [
         check._replace(reason=small) if not check.reason and min(check.width, check.height) < min_size else check
@@ -236,7 +276,7 @@ def _check(table: pd.DataFrame, min_size: int, workers: int | None) -> pd.DataFr
     ]
     found = pd.DataFrame(checks, index=rows, columns=list(Check._fields)).reindex(table.index)
     reason = table["reason"].where(table["reason"] != "", found["reason"])
-    return table.assign(sha256=found["sha256"], width=found["width"], height=found["height"], reason=reason)
+    return table.assign(**found[["sha256", "width", "height", "pixels"]], reason=reason)
 
 
 def _relative(files: list[str], output: Path) -> list[str]:
