@@ -40,7 +40,7 @@ def _check(cfg: DictConfig) -> None:
         raise UserError("run must be given: add run=RUN_FOLDER to the command")
     if cfg.subset not in ("train", "val", "test"):
         raise UserError(f"subset must be train, val or test, not {cfg.subset!r}")
-    for key in ("tta", "saliency", "trust"):
+    for key in ("tta", "saliency", "trust", "fold_batchnorm"):
         if not isinstance(cfg[key], bool):
             raise UserError(f"{key} must be true or false, not {cfg[key]!r}")
     for key, least in (("resamples", 1), ("seed", 0)):
@@ -75,7 +75,8 @@ def _evaluate(cfg: DictConfig, run: Path, name: str, output: Path | None = None)
         from covid_xray.runs.load import load_run
 
     settings: dict[str, Any] = {key: config[key] for key in (*_REQUEST, "threads")}
-    result = evaluate_run(load_run(run, cfg.checkpoint, cfg.accelerator, cfg.trust), records, **settings)
+    loaded = load_run(run, cfg.checkpoint, cfg.accelerator, cfg.trust, fold_batchnorm=cfg.fold_batchnorm)
+    result = evaluate_run(loaded, records, **settings)
     _summarise(result, write_evaluation(result, name, output))
 
 
@@ -91,6 +92,8 @@ def _combine(cfg: DictConfig, runs: Sequence[Path], name: str) -> None:
     print(f"{len(runs)} runs, which differ in {', '.join(differing[:6]) or 'no setting'}{more}")
     config = resolve(cfg) if own else resolve(cfg, "data")
     request = {key: config[key] for key in _REQUEST}
+    if cfg.fold_batchnorm:
+        request["fold_batchnorm"] = True
     members, found = {}, {}
     for member, run in zip(names, runs, strict=True):
         if not (own and is_current(run, name, request, cfg.checkpoint, cfg.trust)):

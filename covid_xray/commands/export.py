@@ -21,14 +21,19 @@ def run(cfg: DictConfig) -> None:
     output = (
         Path(str(cfg.output))
         if cfg.output
-        else folder.export("bundle" if cfg.format == "bundle" else f"model.{cfg.format}")
+        else folder.export("bundle" if cfg.format == "bundle" else f"model{'-int8' * cfg.int8}.{cfg.format}")
     )
     with quick_imports():
-        from covid_xray.runs.export import check_batch, export_run
+        from covid_xray.runs.export import check_batch, export_int8, export_run
         from covid_xray.runs.load import load_run
 
     loaded = [load_run(run, cfg.checkpoint, "cpu", cfg.trust) for run in runs]
     images, kind = check_batch(loaded[0], cfg.check_images)
+    if cfg.int8:
+        largest, changed = export_int8(loaded, output, images, cfg.tolerance)
+        print(f"{output}: largest difference of a probability {largest:.2g}, on {len(images)} {kind}")
+        print(f"Their class changes in {changed} of {len(images)}.\nResearch only: not for diagnosis.")
+        return
     difference: float | None
     if cfg.format == "bundle":
         from covid_xray.reporting.bundle_card import write_bundle
@@ -48,6 +53,8 @@ def _check(cfg: DictConfig) -> None:
         raise UserError("run must be given: add run=RUN_FOLDER to the command")
     if cfg.format not in ("onnx", "safetensors", "bundle"):
         raise UserError(f"format must be onnx, safetensors or bundle, not {cfg.format!r}")
+    if not isinstance(cfg.int8, bool) or (cfg.int8 and cfg.format != "onnx"):
+        raise UserError(f"int8 must be false, or true with format=onnx, not {cfg.int8!r} with format={cfg.format}")
     count, tolerance = cfg.check_images, cfg.tolerance
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise UserError(f"check_images must be a whole number of at least 1, not {count!r}")

@@ -27,10 +27,15 @@ def run(cfg: DictConfig) -> None:
     if next(list_images(cfg.input), None) is None:
         raise UserError(f"input={cfg.input} holds no images")
     with quick_imports():
-        from covid_xray.runs.load import load_run
+        from covid_xray.runs.load import load_run, with_onnx
         from covid_xray.runs.predict import Predictor
 
-    loaded = [load_run(run, cfg.checkpoint, cfg.accelerator, cfg.trust) for run in runs]
+    loaded = [
+        load_run(run, cfg.checkpoint, cfg.accelerator, cfg.trust, fold_batchnorm=cfg.fold_batchnorm) for run in runs
+    ]
+    if cfg.backend != "torch":
+        name = "model.onnx" if cfg.backend == "onnx" else "model-int8.onnx"
+        loaded = [with_onnx(run, run.folder.export(name)) for run in loaded]
     predictor = Predictor.create(loaded, cfg.confidence)
     if len(runs) > 1:
         print(f"Mean of the calibrated probabilities of {len(runs)} runs")
@@ -66,6 +71,10 @@ def _check(cfg: DictConfig) -> str:
         raise UserError(f"output={output} is a folder; give the name of a file")
     if output.exists() and cfg.overwrite is not True:
         raise UserError(f"output={output} exists already; use overwrite=true or another name")
+    if cfg.backend not in ("torch", "onnx", "onnx-int8"):
+        raise UserError(f"backend must be torch, onnx or onnx-int8, not {cfg.backend!r}")
+    if not isinstance(cfg.fold_batchnorm, bool):
+        raise UserError(f"fold_batchnorm must be true or false, not {cfg.fold_batchnorm!r}")
     limit = cfg.confidence
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 <= limit <= 1):
         raise UserError(f"confidence must be from 0 to 1, not {limit!r}")
@@ -85,6 +94,7 @@ def _origin(cfg: DictConfig, kind: str, predictor: "Predictor") -> dict[str, obj
         "temperature": list(predictor.temperatures) if predictor.calibrations else None,
         "confidence": predictor.confidence,
         "precision": " ".join(run.precision for run in predictor.runs),
+        **({"fold_batchnorm": True} if cfg.fold_batchnorm else {}),
     }
 
 

@@ -141,6 +141,8 @@ def calibrate(
     files, labels = list(table["file"]), [numbers[label] for label in table["label"]]
     outputs = infer(run, files, feature_rows=range(len(files)), threads=threads, what="Validation images")
     new = learn(labels, outputs.logits[WHOLE], outputs.features, run.class_names, run.checkpoint_sha256)
+    if run.folded or run.session is not None:  # what is stored is exact
+        return new, ""
     try:
         write_atomically(file, json.dumps(stored | {run.checkpoint: asdict(new)}, indent=2) + "\n")
     except UserError as error:  # a run may be read-only

@@ -176,6 +176,8 @@ def evaluate_run(
         "recalibrate": recalibrate if recalibrate is not None else {},
     }
     run = run if isinstance(run, Run) else load_run(run)
+    if run.folded:
+        request["fold_batchnorm"] = True
     prevalence = prevalence or {}
     if unknown := [name for name in prevalence if name not in run.class_names]:
         raise UserError(f"prevalence: {unknown[0]!r} is no class; use {', '.join(run.class_names)}")

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,9 +25,11 @@ from covid_xray.runs.images import crop_settings, own_images, own_records
 from covid_xray.runs.inference import image_reader
 from covid_xray.runs.load import Run
 from covid_xray.runs.predict import Predictor
+from covid_xray.runs.quantise import quantise_onnx
 from covid_xray.training.module import XrayClassifier
 
 FORMATS = ("onnx", "safetensors")
+CALIBRATION_IMAGES, MOST_CHANGED = 128, 0.1  # of export_int8
 
 
 def export_run(
@@ -80,6 +83,50 @@ def export_run(
     return difference
 
 
+def export_int8(
+    runs: Run | Sequence[Run], output: Path, images: Tensor | None = None, tolerance: float = 1e-3
+) -> tuple[float, int]:
+    """Write an ONNX file in 8-bit integers, calibrated on validation images, and compare it with the exact one.
+
+    Args:
+        runs: See `export_run`.
+        output: The file.
+        images: Images (n, 1, s, s), uint8, to compare on; None: 16 of `check_batch`.
+        tolerance: Largest difference between the exact file and PyTorch that is accepted.
+
+    Returns:
+        The largest difference of a probability, and the number of images whose class changes.
+
+    Raises:
+        UserError: As `export_run`, if the validation images of the (first) run are not here, or if the class of more
+            than `MOST_CHANGED` of the images changes; the file is then removed.
+    """
+    first = runs if isinstance(runs, Run) else runs[0]
+    images = check_batch(first)[0] if images is None else images
+    files = list(own_images(first, own_records(first), "val")["file"])[:CALIBRATION_IMAGES]
+    seen = np.stack([image_reader(first)(file) for file in files])[:, None]
+    with tempfile.TemporaryDirectory() as folder:
+        exact = Path(folder) / "exact.onnx"
+        if export_run(runs, exact, "onnx", images, tolerance) is None:
+            raise UserError("int8=true needs onnxruntime: pip install 'covid-xray[export]'")
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            quantise_onnx(exact, output, seen)
+        except OSError as error:
+            raise write_failure(output, error) from None
+        before, after = (run_onnx(file, images.numpy()) for file in (exact, output))
+    assert before is not None
+    assert after is not None
+    changed = int((before[1].argmax(axis=1) != after[1].argmax(axis=1)).sum())
+    if changed > MOST_CHANGED * len(images):
+        output.unlink()
+        raise UserError(
+            f"8-bit integers change the class of {changed} of {len(images)} images, so the file was removed; use "
+            f"int8=false"
+        )
+    return float(np.abs(before[1] - after[1]).max()), changed
+
+
 def check_members(runs: Sequence[Run]) -> list[Calibration]:
     """Check that runs can be exported together.
 
@@ -125,7 +172,7 @@ def check_batch(run: Run, count: int = 16) -> tuple[Tensor, str]:
 
 
 class Deployed(nn.Module):
-    """Logits and calibrated probabilities of grey images, preprocessing included.
+    """Logits, calibrated probabilities and pooled features of grey images, preprocessing included.
 
     Args:
         module: The classifier.
@@ -141,11 +188,14 @@ class Deployed(nn.Module):
         self.register_buffer("mean", module.mean.detach().clone())
         self.register_buffer("std", module.std.detach().clone())
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and probabilities, both (n, classes), of uint8 images (n, 1, s, s)."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits and probabilities, both (n, classes), and features (n, d), of uint8 images (n, 1, s, s)."""
+        network: Any = self.network
         # As in the classifier, without the memory format, which ONNX does not have.
-        logits = self.network((self.mask(images).float() / 255 - self.mean) / self.std)
-        return logits, torch.softmax(logits / self.temperature, dim=1)
+        maps = network.features((self.mask(images).float() / 255 - self.mean) / self.std)
+        logits = network.head(maps)
+        features = maps.mean(dim=(2, 3) if maps.ndim == 4 else 1)  # for the out-of-distribution score
+        return logits, torch.softmax(logits / self.temperature, dim=1), features
 
 
 class Averaged(nn.Module):
@@ -167,6 +217,8 @@ class Averaged(nn.Module):
 
 def write_onnx(network: nn.Module, image_size: int, metadata: Mapping[str, Any], file: Path) -> None:
     """Write an ONNX file: input ``images``, outputs ``logits`` and ``probabilities``, any number of images.
+
+    The file of a single network also has the output ``features``.
 
     Args:
         network: On the CPU, in evaluation mode.
@@ -194,7 +246,7 @@ def write_onnx(network: nn.Module, image_size: int, metadata: Mapping[str, Any],
                 dynamo=True,
                 verbose=False,
                 input_names=["images"],
-                output_names=["logits", "probabilities"],
+                output_names=["logits", "probabilities", *(["features"] if isinstance(network, Deployed) else [])],
                 dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
             )
         assert program is not None

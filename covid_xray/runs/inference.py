@@ -131,6 +131,9 @@ def infer_batch(
     """
     network: Any = run.module.network
     features = None
+    if run.session is not None:
+        answers = run.session.run(["logits", "features"], {"images": images.numpy()})
+        return _finite(run, answers[0].astype(np.float64)), answers[1] if with_features else None
     try:
         with torch.inference_mode(), _precision(run):
             on_device = images.to(run.device, non_blocking=True)
@@ -147,9 +150,13 @@ def infer_batch(
         parts = [infer_batch(run, part, with_features) for part in (images[:half], images[half:])]
         seen = [part[1] for part in parts if part[1] is not None]
         return np.concatenate([part[0] for part in parts]), np.concatenate(seen) if seen else None
+    return _finite(run, logits), features
+
+
+def _finite(run: Run, logits: FloatArray) -> FloatArray:
     if not np.isfinite(logits).all():
         raise UserError(f"the {run.checkpoint} checkpoint of {run.folder.path} gives numbers that are not finite")
-    return logits, features
+    return logits
 
 
 def image_reader(run: Run) -> Callable[[str], GreyImage]:

@@ -6,7 +6,7 @@ project's code only, unless the user trusts it.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from covid_xray.errors import UserError
 from covid_xray.hardware import accelerator as best_accelerator
 from covid_xray.hardware import best_precision
 from covid_xray.networks.archive import archive_fault
+from covid_xray.networks.folding import fold_batchnorm as fold
 from covid_xray.networks.weights import Weights, read_weights
 from covid_xray.runs.config import Config, build, check_run, select
 from covid_xray.runs.folder import RunFolder
@@ -50,6 +51,8 @@ class Run:
         precision: Lightning's name of the precision.
         trust: Whether the user trusts the run; without, nothing is written at a place that its configuration names,
             except below the current folder.
+        folded: Whether BatchNorm is folded into the convolutions; the answers then differ slightly.
+        session: Session of onnxruntime that computes in the place of the classifier; see `with_onnx`.
     """
 
     folder: RunFolder
@@ -63,6 +66,8 @@ class Run:
     device: torch.device
     precision: str
     trust: bool = False
+    folded: bool = False
+    session: Any = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -132,6 +137,7 @@ def load_run(
     accelerator: str = "auto",
     trust: bool = False,
     network: nn.Module | None = None,
+    fold_batchnorm: bool = False,
 ) -> Run:
     """Load a run's network with its weights, in evaluation mode.
 
@@ -141,9 +147,12 @@ def load_run(
         accelerator: ``auto``, ``cpu``, ``gpu`` or ``mps``.
         trust: Whether the configuration may name code outside this project, and any place to write at.
         network: A network to load the weights into; None: make it from the configuration.
+        fold_batchnorm: Whether to fold BatchNorm into the convolutions, which is faster; see
+            `covid_xray.networks.folding`.
 
     Raises:
-        UserError: As `check_run`, and if the checkpoint is damaged, holds more than tensors, or does not fit.
+        UserError: As `check_run`, and if the checkpoint is damaged, holds more than tensors, or does not fit, or if
+            BatchNorm cannot be folded.
     """
     trust = trust or network is not None  # the network is the user's own code
     folder, config, name, splits = check_run(run, checkpoint, trust)
@@ -168,7 +177,11 @@ def load_run(
     if precision == "auto":
         precision = best_precision(device.type)
     phase = list(schedule.phases.values())[-1]
-    module = module.to(device).eval().requires_grad_(False)
+    module.eval()
+    if fold_batchnorm:
+        fold(module.network)
+        module.network.to(memory_format=torch.channels_last)
+    module = module.to(device).requires_grad_(False)
     return Run(
         folder,
         config,
@@ -181,7 +194,37 @@ def load_run(
         device,
         precision,
         trust,
+        fold_batchnorm,
     )
+
+
+def with_onnx(run: Run, file: Path) -> Run:
+    """A run whose logits and features onnxruntime computes from its exported file, on the CPU.
+
+    Args:
+        run: The run.
+        file: What `covid_xray.runs.export.export_run` or ``export_int8`` wrote.
+
+    Raises:
+        UserError: If onnxruntime or the file is missing, or the file is of other weights.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"backend=onnx needs {error.name}: pip install 'covid-xray[export]'") from None
+    remedy = f"make it with covid-xray export run={run.folder.path} checkpoint={run.checkpoint} output={file}"
+    if not file.is_file():
+        raise UserError(f"{file} does not exist; {remedy}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's classes derive from Exception only
+        raise UserError(f"{file} is damaged ({' '.join(str(error).split())[:200]}); {remedy}") from None
+    found = session.get_modelmeta().custom_metadata_map.get("checkpoint")
+    if found != run.checkpoint_text or "features" not in [output.name for output in session.get_outputs()]:
+        raise UserError(f"{file} is of other weights than {run.folder.path}, or of an earlier version; {remedy}")
+    return replace(run, session=session, precision=f"onnx {file_hash(file)}")
 
 
 def tta_augmentation(config: Mapping[str, Any]) -> Any:

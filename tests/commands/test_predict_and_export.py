@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -174,6 +175,51 @@ def test_onnx_answers_as_predict_does(command: InProcess, tiny_run: Path, pictur
         for row, values in zip(found, chances, strict=False):
             # Training, and so predict, may compute in bfloat16; the exported file never does.
             assert [float(row[f"p_{name}"]) for name in CLASSES] == pytest.approx(values.tolist(), abs=2e-2)
+
+
+def test_folded_batchnorm_answers_nearly_the_same(
+    command: InProcess, tiny_run: Path, pictures: Path, workplace: Path
+) -> None:
+    for name, more in {"exact": "", "folded": " fold_batchnorm=true"}.items():
+        code, _, err = command(f"predict run={tiny_run} input=pictures/?.png overwrite=true output={name}.csv{more}")
+        assert code == 0, err
+    exact, folded = rows(workplace / "exact.csv"), rows(workplace / "folded.csv")
+    for row, other in zip(exact, folded, strict=True):
+        for name in (*(f"p_{name}" for name in CLASSES), "ood_score"):
+            assert float(other[name]) == pytest.approx(float(row[name]), rel=0.05, abs=2e-2)  # bfloat16
+    assert [row["confidence"] for row in folded] != [row["confidence"] for row in exact]
+
+
+def test_onnx_in_8_bit_integers(command: InProcess, tiny_run: Path, workplace: Path) -> None:
+    code, out, err = command(f"export run={tiny_run} int8=true output=out/small.onnx")
+    assert code == 0, err
+    found = re.search(r"largest difference of a probability (\S+), on 16 test images", out)
+    assert found is not None, out
+    assert 0 < float(found[1]) < 0.2
+    model = onnx.load(workplace / "out/small.onnx")
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) > 20
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata["classes"]) == list(CLASSES)
+    assert metadata["int8"].startswith("calibrated on ")
+    size = int(metadata["image_size"])
+    session = onnxruntime.InferenceSession(workplace / "out/small.onnx")
+    assert session.run(["probabilities"], {"images": np.zeros((3, 1, size, size), np.uint8)})[0].shape == (3, 3)
+    mistake(command(f"export run={tiny_run} int8=true format=safetensors"), "int8 must be false, or true with")
+
+
+def test_predict_by_onnxruntime(command: InProcess, tiny_run: Path, pictures: Path, workplace: Path) -> None:
+    line = f"predict run={tiny_run} input=pictures/?.png overwrite=true"
+    (tiny_run / "export/model.onnx").unlink(missing_ok=True)
+    mistake(command(f"{line} output=ort.csv backend=onnx"), "model.onnx does not exist; make it with covid-xray export")
+    assert command(f"export run={tiny_run}")[0] == 0
+    for name, more in {"exact": "", "ort": " backend=onnx"}.items():
+        code, _, err = command(f"{line} output={name}.csv{more}")
+        assert code == 0, err
+    for row, other in zip(rows(workplace / "exact.csv"), rows(workplace / "ort.csv"), strict=True):
+        assert other["prediction"] == row["prediction"]
+        for name in (*(f"p_{name}" for name in CLASSES), "ood_score"):
+            assert float(other[name]) == pytest.approx(float(row[name]), rel=0.05, abs=2e-2)  # bfloat16
+    mistake(command(f"{line} output=ort.csv backend=tensorrt"), "backend must be torch, onnx or onnx-int8")
 
 
 def test_safetensors_hold_the_weights_and_what_they_mean(command: InProcess, tiny_run: Path, workplace: Path) -> None:
