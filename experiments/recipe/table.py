@@ -1,9 +1,8 @@
 """The table and the figure of the study, from evaluated folds: ``python table.py NAME=FOLDER[+FOLDER...] ...``.
 
 Each FOLDER holds the runs fold0, fold1, ... (or the predictions of `fastai_side.py`). Several folders joined by ``+``
-are averaged, fold by fold. The first NAME is the reference of the paired differences; a contender with fewer folds is
-compared on those.
-Writes results.csv and results.png beside this file.
+are averaged, fold by fold. The first NAME is the reference of the paired differences; only
+folds that both have are compared. Writes results.csv and results.png beside this file.
 """
 
 import sys
@@ -19,7 +18,7 @@ from covid_xray.metrics.predictions import Predictions, average_predictions, poo
 from covid_xray.plots.classification import COLOURS, figure_png
 
 HERE = Path(__file__).parent
-METRICS = ("accuracy", "balanced_accuracy", "macro_auroc", "recall/covid-19")
+METRICS = ("accuracy", "balanced_accuracy", "macro_auroc", "sensitivity/covid-19")
 
 
 def read_folds(folders: list[Path]) -> dict[str, Predictions]:
@@ -46,14 +45,11 @@ def row(name: str, folds: dict[str, Predictions], reference: dict[str, Predictio
             f"{metric}, high": intervals[metric].high,
         }
     if folds is not reference:
-        same = pool_predictions([reference[fold] for fold in folds])
-        compared = compare(same, pooled)
-        difference = compared.differences["accuracy"]
-        values |= {
-            "difference": difference.value,
-            "difference, low": difference.low,
-            "difference, high": difference.high,
-        }
+        common = [fold for fold in folds if fold in reference]
+        pair = (pool_predictions([part[fold] for fold in common]) for part in (reference, folds))
+        difference = compare(*pair).differences["accuracy"]
+        values |= {"folds compared": len(common), "difference": difference.value}
+        values |= {"difference, low": difference.low, "difference, high": difference.high}
     return values
 
 
