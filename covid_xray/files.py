@@ -125,22 +125,36 @@ def resource_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
-        number = error.errno if isinstance(error, OSError) else None
-        # torch has no class of its own for the memory of the machine; an import that fails so lacks memory, too.
-        memory = isinstance(error, MemoryError) or number == errno.ENOMEM or bool(_NO_MEMORY.search(str(error)))
-        if not memory and number not in DISK_ERRORS:
+        chain = list(_chain(error))
+        cause = next((link for link in chain if _lacks_memory(link) or _lacks_disk(link)), None)
+        if cause is None:
             raise
-        earlier = error.__context__
-        while earlier is not None and not isinstance(earlier, UserError):
-            earlier = earlier.__context__
-        if earlier is not None:
+        if (earlier := next((link for link in chain[1:] if isinstance(link, UserError)), None)) is not None:
             raise earlier from None
-        if isinstance(error, OSError) and not memory:
-            raise write_failure(Path(error.filename or path), error) from error
+        if isinstance(cause, OSError) and not _lacks_memory(cause):
+            raise write_failure(Path(cause.filename or path), cause) from error
         raise UserError(
             "the machine has too little memory for this; use a smaller batch size or image size, or fewer loader "
             "workers or threads"
         ) from error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that were handled when it was raised, such as the first of two in ``with``."""
+    while error is not None:
+        yield error
+        error = error.__context__
+
+
+def _lacks_disk(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in DISK_ERRORS
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    # torch has no class of its own for the memory of the machine; an import that fails so lacks memory, too.
+    number = error.errno if isinstance(error, OSError) else None
+    known = isinstance(error, OSError | RuntimeError | ImportError) and _NO_MEMORY.search(str(error))
+    return isinstance(error, MemoryError) or number == errno.ENOMEM or bool(known)
 
 
 def write_failure(path: Path, error: OSError) -> UserError:

@@ -5,6 +5,12 @@ import contextlib
 import gc
 import sys
 from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from covid_xray.errors import UserError
+
+_ADDRESS_SPACE = 5e9  # bytes; with 4.1e9, the libraries end the process while they are imported, without an exception
 
 
 @contextlib.contextmanager
@@ -13,10 +19,14 @@ def quick_imports() -> Iterator[None]:
 
     The collector would look through all objects again and again, although an import frees hardly any. It also leaves
     the modules' objects out from then on, in this process and in the loader workers that are forked from it.
+
+    Raises:
+        UserError: If the address space of the process is limited to less than the libraries need.
     """
     if "torch" in sys.modules or not gc.isenabled():
         yield
         return
+    _check_address_space()
     gc.disable()
     try:
         yield
@@ -24,3 +34,16 @@ def quick_imports() -> Iterator[None]:
         gc.freeze()
         atexit.register(gc.unfreeze)  # or libraries in C++ report their objects as leaked
         gc.enable()
+
+
+def _check_address_space() -> None:
+    try:
+        resource: Any = import_module("resource")
+    except ImportError:  # on Windows
+        return
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < _ADDRESS_SPACE:
+        raise UserError(
+            f"the memory of this process is limited to {limit / 1e9:.1f} GB of address space, and torch needs at least "
+            f"{_ADDRESS_SPACE / 1e9:.0f} GB; raise the limit (ulimit -v), or ask the cluster for more memory"
+        )

@@ -96,6 +96,17 @@ def test_limits_of_the_machine_are_sentences(tmp_path: Path) -> None:
             raise other
 
 
+def test_an_error_that_follows_a_lack_of_memory(tmp_path: Path) -> None:
+    def save() -> None:
+        try:
+            raise MemoryError
+        finally:  # torch closes its file
+            raise RuntimeError("unexpected pos 98598720 vs 98598612")
+
+    with pytest.raises(UserError, match="too little memory"), resource_errors(tmp_path):
+        save()
+
+
 def test_the_first_cause_is_said(tmp_path: Path) -> None:
     def fail() -> None:
         try:

@@ -11,13 +11,14 @@ from omegaconf import DictConfig
 from covid_xray.commands._build import build_data, build_loggers, build_module, build_schedule, resolve
 from covid_xray.errors import UserError
 from covid_xray.files import write_atomically
+from covid_xray.imports import quick_imports
 from covid_xray.runs.config import Config
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from covid_xray.data.datamodule import XrayDataModule
-    from covid_xray.training.callbacks.lr_finder import RateCurve
+    from covid_xray.training.callbacks.lr_finder import RateCurve, RateFinder
     from covid_xray.training.loggers import LoggerFactory
     from covid_xray.training.module import XrayClassifier
 
@@ -31,15 +32,18 @@ def run(cfg: DictConfig) -> None:
         raise UserError(f"phase={name!r} is not in the schedule; use one of {', '.join(schedule.phases)}")
     # As many epochs as the steps may need, for any number of batches in an epoch.
     phase = replace(schedule.phases[name], epochs=config["steps"])
+    with quick_imports():
+        from covid_xray.plots.classification import figure_png
+        from covid_xray.training.callbacks.lr_finder import RateFinder
+    finder = RateFinder(config["start_lr"], config["end_lr"], config["steps"])
     folder, factories = Path(HydraConfig.get().runtime.output_dir), build_loggers(config)
     data = build_data(config, replace(schedule, phases={name: phase}))
     checkpoint = config["checkpoint_path"]
     module = build_module(config, data, pretrained=checkpoint is None)
     if checkpoint is not None:
         _load(module, Path(checkpoint))
-    curve = _sweep(config, folder, data, module)
-    from covid_xray.plots.classification import figure_png
-
+    _sweep(config, folder, data, module, finder)
+    curve = finder.curve
     figure = curve.figure(f"{name}, {phase.image_size} px, trains {phase.trains}")
     write_atomically(folder / "find_lr.png", figure_png(figure))
     _log(factories, folder, curve, figure)
@@ -49,20 +53,19 @@ def run(cfg: DictConfig) -> None:
     print(f"Curve: {folder / 'find_lr.png'}")
 
 
-def _sweep(config: Config, folder: Path, data: "XrayDataModule", module: "XrayClassifier") -> "RateCurve":
+def _sweep(
+    config: Config, folder: Path, data: "XrayDataModule", module: "XrayClassifier", finder: "RateFinder"
+) -> None:
     from covid_xray.training.callbacks.freezing import PhaseFreezing
-    from covid_xray.training.callbacks.lr_finder import RateFinder
     from covid_xray.training.callbacks.seeding import StepSeeding
     from covid_xray.training.trainer import build_trainer
 
-    finder = RateFinder(config["start_lr"], config["end_lr"], config["steps"])
     callbacks = [StepSeeding(config["seed"]), PhaseFreezing(), finder]
     trainer = build_trainer(
         config["trainer"], folder, callbacks, False, module.schedule.epochs, config["deterministic"]
     )
     trainer.limit_val_batches = 0
     trainer.fit(module, datamodule=data)
-    return finder.curve
 
 
 def _log(factories: "list[LoggerFactory]", folder: Path, curve: "RateCurve", figure: "Figure") -> None:

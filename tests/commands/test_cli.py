@@ -39,6 +39,24 @@ def run_installed(installed: Path, folder: Path, *arguments: str) -> subprocess.
     )
 
 
+@pytest.mark.parametrize("line", ["train experiment=tiny run_dir=limited", "find-lr experiment=tiny run_dir=limited"])
+def test_little_address_space_is_refused_before_torch_is_imported(line: str, workplace: Path) -> None:
+    resource = pytest.importorskip("resource", reason="Windows has no limits of this kind")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (3 * 10**9, 3 * 10**9))
+
+    command = [sys.executable, "-m", "covid_xray", *line.split()]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(
+        command, cwd=workplace, env=environment, preexec_fn=limit, capture_output=True, text=True, check=False
+    )
+    sentence = r"covid-xray: the memory of this process is limited to 3\.0 GB .* at least 5 GB; raise .*\n"
+    assert re.fullmatch(sentence, result.stderr), result.stderr
+    assert result.returncode == 2
+    assert not (workplace / "limited").exists()
+
+
 def test_help_lists_the_commands_without_importing_hydra(covid_xray: Command) -> None:
     result = covid_xray("--help", env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert result.returncode == 0
