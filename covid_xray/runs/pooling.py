@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from covid_xray.errors import UserError
 from covid_xray.metrics.predictions import Predictions, average_predictions, pool_predictions, read_predictions
 from covid_xray.runs.config import check_run, select
-from covid_xray.runs.folder import METRICS_FILE, PREDICTIONS_FILE, RunFolder, damaged, flatten, read_json
+from covid_xray.runs.folder import METRICS_FILE, PREDICTIONS_FILE, RunFolder, damaged, flatten, is_number, read_json
 from covid_xray.runs.provenance import file_hash
 
 if TYPE_CHECKING:
@@ -226,6 +226,9 @@ def is_current(
         asked = {key: value if value is not None else {} for key, value in request.items()}
         same = same and found["request"] == asked and found["own_test_images"] is True
         same = same and found["shortcuts"]["cheats"] in (True, False, None)
+        if (alone := found.get("source_only")) is not None:
+            correct, total = alone["score"]["correct"], alone["score"]["test_images"]
+            same = same and type(correct) is type(total) is int and is_number(total) and 0 <= correct <= total
         texts = [found["shortcuts"]["verdict"], *found["leaks"]] if isinstance(found["leaks"], list) else [None]
         return bool(same and found["written_predictions"] == "calibrated" and all(isinstance(t, str) for t in texts))
     except (OSError, ValueError, KeyError, TypeError):

@@ -6,16 +6,20 @@ value may be free text.
 
 import contextlib
 import csv
+import functools
 import io
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_run import InProcess, command, copy_run, tiny_run
 from torchvision import models
 
@@ -23,8 +27,14 @@ from covid_xray.data.manifest import read_manifest
 from covid_xray.data.split import assign_splits
 from covid_xray.errors import CONTROL, UserError
 from covid_xray.metrics.predictions import read_predictions
+from covid_xray.reporting.bundle_card import bundle_card
+from covid_xray.reporting.evaluation_report import build_report, draw, numbers
+from covid_xray.reporting.html import write_report
+from covid_xray.reporting.model_card import model_card
 from covid_xray.reporting.sweep_report import write_sweep_report
-from covid_xray.runs import calibration, config, load, pooling
+from covid_xray.runs import calibration, config, images, load, pooling
+from covid_xray.runs.bundle import bundle_config
+from covid_xray.runs.evaluate import EvaluationResult, evaluate_run
 from covid_xray.runs.folder import RunFolder, read_json, seconds_spent
 from covid_xray.runs.prediction_file import PredictionFile
 from covid_xray.sweeps.jobs import read_sweep
@@ -42,6 +52,7 @@ WRONG: dict[str, Any] = {
     "nan": float("nan"),
     "infinity": float("inf"),
     "huge": 10**400,
+    "deep": [[[[[[[[[[1]]]]]]]]]],
     "long": "x" * 10_000,
 }
 WHOLE = {
@@ -66,19 +77,22 @@ def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(value, (*path, key))
 
 
-def damaged(content: Any) -> Iterator[tuple[str, Any]]:
-    """Copies of a content, each with one value that is missing or wrong, and what was done."""
-    for path in places(content):
-        for name, wrong in {"missing": None, **WRONG}.items():
-            copy = json.loads(json.dumps(content))
-            node = copy
-            for key in path[:-1]:
-                node = node[key]
-            if name == "missing":
-                del node[path[-1]]
-            else:
-                node[path[-1]] = wrong
-            yield f"{'.'.join(map(str, path))}: {name}", copy
+def ways(content: Any) -> list[tuple[tuple[Any, ...], str]]:
+    """All ways to damage a content: the keys that lead to a value, and what becomes of it."""
+    return [(path, name) for path in places(content) for name in ("missing", *WRONG)]
+
+
+def damage(content: Any, path: tuple[Any, ...], name: str) -> Any:
+    """A copy of a content with one value that is missing or wrong."""
+    copy = json.loads(json.dumps(content))
+    node = copy
+    for key in path[:-1]:
+        node = node[key]
+    if name == "missing":
+        del node[path[-1]]
+    else:
+        node[path[-1]] = WRONG[name]
+    return copy
 
 
 def in_one_line(read: Callable[[], object]) -> bool:
@@ -99,7 +113,7 @@ def try_all(file: Path, dump: Callable[[Any], str], content: Any, read: Callable
     Returns:
         Number of refused copies.
     """
-    texts = {name: dump(copy).encode() for name, copy in damaged(content)} | WHOLE
+    texts = {f"{way}": dump(damage(content, *way)).encode() for way in ways(content)} | WHOLE
     refused, before = 0, file.read_bytes() if file.is_file() else None
     for name, text in texts.items():
         file.write_bytes(text)
@@ -110,6 +124,24 @@ def try_all(file: Path, dump: Callable[[Any], str], content: Any, read: Callable
     if before is not None:
         file.write_bytes(before)
     return refused
+
+
+def count_refused(content: Any, check: Callable[[Any], bool], every: bool) -> int:
+    """Number of damaged copies that are refused, of all of them or of a sample."""
+    refused = []
+
+    def check_one(way: tuple[tuple[Any, ...], str]) -> None:
+        try:
+            refused.append(check(damage(content, *way)))
+        except Exception as error:
+            raise AssertionError(way) from error
+
+    if every:
+        for way in ways(content):
+            check_one(way)
+    else:
+        settings(max_examples=20, deadline=None)(given(st.sampled_from(ways(content)))(check_one))()
+    return sum(refused)
 
 
 def test_metrics(tiny_run: Path, tmp_path: Path) -> None:
@@ -193,7 +225,7 @@ def test_state_of_predictions(kind: str, tmp_path: Path) -> None:
     file.append([row, row | {"path": "c"}], 2)
     whole, state = file.part.read_bytes(), read_json(file.state)
     refused = try_all(file.state, json.dumps, state, file.begin)
-    assert refused == len(list(damaged(state))) + len(WHOLE)  # each value of the state is needed
+    assert refused == len(ways(state)) + len(WHOLE)  # each value of the state is needed
     assert file.part.read_bytes() == whole
     file.state.write_text(json.dumps(state))
     with file.part.open("ab") as more:
@@ -295,6 +327,62 @@ def test_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert try_all(tmp_path / "config.yaml", dump, content[group], read) > 40
 
 
+@pytest.fixture(scope="module")
+def tested(tiny_run: Path, workplace: Path) -> EvaluationResult:
+    """A copy of the run, calibrated and evaluated."""
+    with contextlib.chdir(workplace):
+        run = load.load_run(copy_run(tiny_run, "damaged-settings"), accelerator="cpu")
+        return evaluate_run(run, resamples=5, saliency=False)
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_any_setting_of_a_run(
+    every: bool, tested: EvaluationResult, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace)
+    folder, pictures = tested.run.folder, draw(tested)
+    content, small = tested.run.config, models.resnet18()
+    # What a wrong setting does not change is read once.
+    for module, name in ((load, "_read_weights"), (load, "file_hash")):
+        monkeypatch.setattr(module, name, functools.cache(getattr(module, name)))
+    monkeypatch.setattr("covid_xray.networks.resnet.models.get_model", lambda name, weights: small)
+    image = tested.table["file"].iloc[0]
+
+    def use() -> None:
+        """Each step of `evaluate`, `predict`, `export`, `compare` and `train` that reads the settings of a run."""
+        run = load.load_run(folder.path, accelerator="cpu")
+        run.predict([image])
+        images.own_images(run, images.own_records(run), "test")
+        load.tta_augmentation(run.config)
+        result = replace(tested, run=run)
+        json.dumps(numbers(result), allow_nan=False)
+        assert model_card(result)
+        write_report(workplace / "damaged-report", build_report(result, "test", pictures), {})
+        assert yaml.safe_dump(bundle_config(run))
+        assert bundle_card(run, None, {})
+        pooling.differing_settings({"a": content, "b": run.config})
+        in_one_line(lambda: pooling.fold_groups({"a": content, "b": run.config}))
+        config.checkpoint_of(str(folder.path))
+        in_one_line(lambda: RunFolder(folder.path).begin(content))
+
+    (workplace / "damaged-report").mkdir(exist_ok=True)
+    folder.config.write_text(yaml.safe_dump(content))
+    use()
+
+    def check(copy: Any) -> bool:
+        folder.config.write_text(yaml.safe_dump(copy))
+        return in_one_line(use)
+
+    assert count_refused(content, check, every)
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_any_value_of_an_evaluation_in_a_card(every: bool, tested: EvaluationResult) -> None:
+    found = {key: numbers(tested)[key] for key in ("data", "leaks", "written_predictions", "variants")}
+    assert bundle_card(tested.run, None, found)
+    assert not count_refused(found, lambda copy: in_one_line(lambda: bundle_card(tested.run, None, copy)), every)
+
+
 def test_manifest(tmp_path: Path) -> None:
     header, row = ["path", "label", "patient_id", "source", "split", "age"], ["1.png", "a", "1", "s", "train", "7"]
     other, file = ["2.png", "b", "2", "s", "test", "8"], tmp_path / "manifest.csv"
@@ -358,8 +446,9 @@ def test_evaluation_that_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder = RunFolder(tmp_path)
     found = {
         "provenance": {"checkpoint": "best.ckpt, SHA-256 0"},
-        "shortcuts": {"verdict": "none"},
+        "shortcuts": {"verdict": "none", "cheats": False},
         **{"leaks": ["a"], "written_predictions": "calibrated", "own_test_images": True, "request": {"seed": 0}},
+        "source_only": {"score": {"correct": 3, "test_images": 4}},
     }
     nothing = pd.DataFrame()
     monkeypatch.setattr(pooling, "check_run", lambda *arguments: (folder, {}, "best", nothing))
@@ -375,7 +464,8 @@ def test_evaluation_that_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     read()
     assert current == [True]
     current.clear()
-    # Any damage has the evaluation made again, except 6 copies: another text as the verdict or the leak (4), which is
-    # only shown; no leak; and true in place of true.
+    # Any damage has the evaluation made again, except 14 copies: another text as the verdict or the leak (4), which is
+    # only shown; no leak; true in place of true; an answer of the shortcut test that is true or none (4; NaN is none);
+    # and no score of the source alone (4).
     assert try_all(metrics, json.dumps, found, read) == 0
-    assert sum(current) == 6
+    assert sum(current) == 14
