@@ -26,7 +26,7 @@ from test_imports import ROOMS
 import covid_xray as cx
 from covid_xray import cli
 from covid_xray.data.phantom import PhantomSet, make_phantoms
-from covid_xray.runs.folder import flatten
+from covid_xray.runs.folder import NON_RESULT_KEYS, flatten
 from covid_xray.schedule import Schedule
 
 REPOSITORY = TESTS.parent
@@ -181,9 +181,8 @@ def settings(yaml: str) -> dict[str, Any]:
     """Settings by flat name; those of the schedule as they act, because it can be written in several ways."""
     config: Any = OmegaConf.to_container(OmegaConf.create(yaml))
     schedule = Schedule(**{key: value for key, value in config["schedule"].items() if key != "_target_"})
-    flat: dict[str, Any] = flatten(
-        {key: value for key, value in config.items() if key not in ("name", "run_dir", "schedule", "logger")}
-    )
+    flat: dict[str, Any] = flatten({key: value for key, value in config.items() if key not in ("name", "schedule")})
+    flat = {key: value for key, value in flat.items() if not key.startswith(NON_RESULT_KEYS)}
     for name, phase in schedule.phases.items():
         rates = tuple(float(f"{rate:.6g}") for rate in schedule.max_lrs(phase, 3))
         flat[f"schedule.{name}"] = replace(phase, max_lr=rates)
