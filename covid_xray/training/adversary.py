@@ -93,10 +93,10 @@ def reverse_gradient(values: Tensor, strength: float) -> Tensor:
 
 class _Reversal(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, strength: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, values: Tensor, strength: float) -> Tensor:
         ctx.strength = strength
         return values.view_as(values)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return -ctx.strength * gradient, None

@@ -46,7 +46,7 @@ class LogInterval(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on as a checkpoint says."""
         if self._chosen is not None:
-            trainer.log_every_n_steps = self._chosen
+            _set_interval(trainer, self._chosen)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure anew, because there was a validation in between."""
@@ -62,7 +62,7 @@ class LogInterval(Callback):
         if len(self._ends) > MEASURED:
             seconds = statistics.median(after - before for before, after in pairwise(self._ends))
             self._chosen = log_interval(seconds, int(trainer.num_training_batches))
-            trainer.log_every_n_steps = self._chosen
+            _set_interval(trainer, self._chosen)
 
     def state_dict(self) -> dict[str, Any]:
         """The choice, if it is made."""
@@ -72,3 +72,9 @@ class LogInterval(Callback):
         """Take the choice over, unless the user chose."""
         if self.given is None:
             self._chosen = state_dict["every"]
+
+
+def _set_interval(
+    trainer: Any, every: int
+) -> None:  # Lightning sets the attribute elsewhere than in Trainer: mypy misses it
+    trainer.log_every_n_steps = every
