@@ -74,7 +74,5 @@ class LogInterval(Callback):
             self._chosen = state_dict["every"]
 
 
-def _set_interval(
-    trainer: Any, every: int
-) -> None:  # Lightning sets the attribute elsewhere than in Trainer: mypy misses it
-    trainer.log_every_n_steps = every
+def _set_interval(trainer: Any, every: int) -> None:
+    trainer.log_every_n_steps = every  # Lightning declares it outside Trainer, where mypy does not see it
