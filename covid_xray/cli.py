@@ -79,6 +79,8 @@ def main() -> None:
         print(f"covid-xray {version('covid-xray')}")
     elif arguments[0] not in commands():
         _fail(f"{arguments[0]!r} is no command; use one of {', '.join(commands())}")
+    elif {"-h", "--help"} & set(arguments):
+        print(_command_help(arguments[0]))
     else:
         _run(arguments[0], arguments[1:])
 
@@ -108,6 +110,39 @@ def _help() -> str:
             "",
             NOTICE,
         ]
+    )
+
+
+def _config_file(command: str) -> Path:
+    """Settings of a command; one with its own folder has no config groups, so its settings may have their names."""
+    name = command.replace("-", "_")
+    separate = config_dir() / name
+    return (separate if separate.is_dir() else config_dir()) / f"{name}.yaml"
+
+
+def _command_help(command: str) -> str:
+    """What a command does, its settings and its choices, with the comments of its YAML file."""
+    source = PACKAGE / "commands" / f"{command.replace('-', '_')}.py"
+    blocks = _config_file(command).read_text(encoding="utf-8").split("\n\n")
+    settings = [block for block in blocks if not re.match("(# .*\n)*(hydra|defaults):", block)]
+    choices = re.findall(r"^  - (\w+): (\w+) *(#.*)?$", blocks[0], re.MULTILINE)
+    inherited = " All settings of `covid-xray train --help`, too." if re.search("^  - train$", blocks[0], re.M) else ""
+    lines = [
+        f"usage: covid-xray {command} [KEY=VALUE ...]",
+        "",
+        ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "",
+        "",
+        f"Settings, as KEY=VALUE, with their defaults; ??? must be given.{inherited}",
+        "",
+        "\n\n".join(settings).strip(),
+    ]
+    if choices:
+        lines += ["", "Choices, as GROUP=NAME, and their defaults:", ""]
+        for group, default, comment in choices:
+            names = sorted(file.stem for file in (config_dir() / group).glob("*.yaml"))
+            lines += [f"{f'{group}={default}':<26} {comment}".rstrip(), f"    {', '.join(names)}"]
+    return "\n".join(
+        [*lines, "", f"covid-xray {command} --cfg job   shows the configuration, with that of the choices"]
     )
 
 
@@ -149,13 +184,12 @@ def _run(command: str, overrides: list[str]) -> None:
                     made.rmdir()  # the run folder that Hydra made, if still empty
             _fail(_sentence(error))
 
-    # A command with its own folder has no config groups, so `report` can have a setting `sweep` although a group has
-    # that name.
-    separate = config_dir() / name
-    folder = str(separate if separate.is_dir() else config_dir())
-    words = literal_paths(_switches(overrides, Path(folder) / f"{name}.yaml"))
+    file = _config_file(command)
+    words = literal_paths(_switches(overrides, file))
     sys.argv[:] = [whole_argv[0], *_options_first(words)]
-    application: Callable[[], Any] = hydra_main(version_base="1.3", config_path=folder, config_name=name)(task)
+    application: Callable[[], Any] = hydra_main(version_base="1.3", config_path=str(file.parent), config_name=name)(
+        task
+    )
     try:
         application()
         if failed := sweeps.write_sweep_table():

@@ -8,8 +8,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import TESTS, Command
 from tiny_run import InProcess, command, mistake
+
+from covid_xray.cli import commands
 
 __all__ = ["command"]
 REPOSITORY = TESTS.parent
@@ -64,6 +67,23 @@ def test_help_lists_the_commands_without_importing_hydra(covid_xray: Command) ->
         assert f"\n  {name} " in result.stdout
     assert "not a medical device" in result.stdout
     assert not re.search(r"\| +(hydra|torch|numpy)\n", result.stderr)
+
+
+def test_help_of_each_command_shows_its_settings_without_importing_hydra(covid_xray: Command) -> None:
+    for name, text in commands().items():
+        result = covid_xray(name, "--help", env={"PYTHONPROFILEIMPORTTIME": "1"})
+        assert result.returncode == 0
+        assert text in result.stdout
+        file = next((REPOSITORY / "conf").rglob(f"{name.replace('-', '_')}.yaml"))
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for key in settings.keys() - {"defaults", "hydra"}:
+            assert f"\n{key}: " in result.stdout or f"\n{key}:\n" in result.stdout, (name, key)
+        for key in {"defaults", "hydra"}:
+            assert f"\n{key}:" not in result.stdout
+        assert not re.search(r"\| +(hydra|torch|numpy)\n", result.stderr)
+    helped = covid_xray("train", "experiment=tiny", "-h").stdout
+    assert "\nsampler=shuffled\n    balanced, batch_share, independent, shuffled\n" in helped
+    assert "\nseed: 0  " in helped
 
 
 def test_mistake_in_an_override_is_reported_without_importing_torch(covid_xray: Command) -> None:
