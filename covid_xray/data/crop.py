@@ -36,6 +36,10 @@ class Crop(Protocol):
         """The part of an image of this size, whose row of the records is given."""
         ...
 
+    def key(self, row: Mapping[str, str]) -> str:
+        """All that the region depends on besides the image; a changed key has the image cropped again."""
+        ...
+
 
 @dataclass(frozen=True)
 class FrameCrop:
@@ -69,9 +73,34 @@ class FrameCrop:
             max(top + 1, round((1 - self.bottom) * height)),
         )
 
+    def key(self, row: Mapping[str, str]) -> str:
+        """The shares."""
+        return f"frame {self.left} {self.right} {self.top} {self.bottom}"
+
 
 @dataclass(frozen=True)
-class BoxCrop:
+class _ColumnCrop:
+    column: str
+    margin: float = 0.05
+    folder: str = "data/cropped"
+
+    def __post_init__(self) -> None:
+        """Check the margin."""
+        _check_share("crop.margin", self.margin)
+
+    def _with_margin(self, box: tuple[float, float, float, float], height: int, width: int) -> Region:
+        left, top, right, bottom = box
+        x, y = self.margin * (right - left), self.margin * (bottom - top)
+        return (
+            max(0, math.floor(left - x)),
+            min(width, math.ceil(right + x)),
+            max(0, math.floor(top - y)),
+            min(height, math.ceil(bottom + y)),
+        )
+
+
+@dataclass(frozen=True)
+class BoxCrop(_ColumnCrop):
     """The box that a column of the records gives: left, top, right and bottom in pixels of the image.
 
     Args:
@@ -84,12 +113,6 @@ class BoxCrop:
     """
 
     column: str = "box"
-    margin: float = 0.05
-    folder: str = "data/cropped"
-
-    def __post_init__(self) -> None:
-        """Check the margin."""
-        _check_share("crop.margin", self.margin)
 
     def region(self, height: int, width: int, row: Mapping[str, str]) -> Region:
         """The box with its margin, inside the image."""
@@ -102,11 +125,15 @@ class BoxCrop:
                 f"the {self.column} of {row['path']} must be left, top, right and bottom within its {width} x {height} "
                 f"pixels, not {row[self.column]!r}; correct it"
             )
-        return _with_margin(left, top, right, bottom, self.margin, height, width)
+        return self._with_margin((left, top, right, bottom), height, width)
+
+    def key(self, row: Mapping[str, str]) -> str:
+        """The box and the margin."""
+        return f"box {row[self.column]} {self.margin}"
 
 
 @dataclass(frozen=True)
-class MaskCrop:
+class MaskCrop(_ColumnCrop):
     """The box around the bright pixels of a mask, such as one of the lungs.
 
     Args:
@@ -120,24 +147,25 @@ class MaskCrop:
     """
 
     column: str = "mask"
-    margin: float = 0.05
-    folder: str = "data/cropped"
-
-    def __post_init__(self) -> None:
-        """Check the margin."""
-        _check_share("crop.margin", self.margin)
 
     def region(self, height: int, width: int, row: Mapping[str, str]) -> Region:
         """The box with its margin, inside the image."""
         if not row[self.column]:
             raise UserError(f"{row['path']} has no {self.column}; add it, or leave the image out")
-        mask = read_image(Path(row["file"]).parent / row[self.column]) > 127
+        mask = read_image(self._file(row)) > 127
         if not mask.any():
             raise UserError(f"the {self.column} of {row['path']} is black ({row[self.column]}); correct it")
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         y, x = height / mask.shape[0], width / mask.shape[1]
-        left, right, top, bottom = columns[0] * x, (columns[-1] + 1) * x, rows[0] * y, (rows[-1] + 1) * y
-        return _with_margin(left, top, right, bottom, self.margin, height, width)
+        box = columns[0] * x, rows[0] * y, (columns[-1] + 1) * x, (rows[-1] + 1) * y
+        return self._with_margin(box, height, width)
+
+    def key(self, row: Mapping[str, str]) -> str:
+        """The mask and the margin."""
+        return f"mask {_version(self._file(row))} {self.margin}"
+
+    def _file(self, row: Mapping[str, str]) -> Path:
+        return Path(row["file"]).parent / row[self.column]
 
 
 def crop_image(image: GreyImage, crop: Crop, row: Mapping[str, str]) -> GreyImage:
@@ -172,18 +200,15 @@ def crop_records(records: pd.DataFrame, crop: Crop, workers: int | None = None) 
 
     def cropped(number: str) -> str:
         row = {str(key): str(value) for key, value in rows[int(number)].items()}
-        try:
-            image = read_image(row["file"])
-        except ImageError:
-            return row["file"]
-        height, width = image.shape
-        first, last, top, bottom = region = crop.region(height, width, row)
-        status = Path(row["file"]).stat()
-        text = f"{Path(row['file']).absolute()}|{status.st_size}|{status.st_mtime_ns}|{region}"
+        text = f"{_version(Path(row['file']))}|{crop.key(row)}"
         file = folder / f"{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.png"
         if not file.is_file():
+            try:
+                image = read_image(row["file"])
+            except ImageError:
+                return row["file"]
             with atomic_write(file) as draft:
-                write_png(draft, np.ascontiguousarray(image[top:bottom, first:last]))
+                write_png(draft, crop_image(image, crop, row))
         return str(file)
 
     numbers = [str(number) for number in range(len(rows))]
@@ -196,16 +221,13 @@ def _settings(crop: Crop) -> dict[str, object]:
     return asdict(crop) if isinstance(crop, FrameCrop | BoxCrop | MaskCrop) else dict(vars(crop))
 
 
-def _with_margin(
-    left: float, top: float, right: float, bottom: float, margin: float, height: int, width: int
-) -> Region:
-    x, y = margin * (right - left), margin * (bottom - top)
-    return (
-        max(0, math.floor(left - x)),
-        min(width, math.ceil(right + x)),
-        max(0, math.floor(top - y)),
-        min(height, math.ceil(bottom + y)),
-    )
+def _version(file: Path) -> str:
+    """The place, size and time of a file; its place alone if it is missing."""
+    try:
+        status = file.stat()
+    except (OSError, ValueError):
+        return str(file.absolute())
+    return f"{file.absolute()}|{status.st_size}|{status.st_mtime_ns}"
 
 
 def _check_share(key: str, value: object) -> None:

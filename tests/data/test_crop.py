@@ -54,21 +54,42 @@ def records(tmp_path: Path) -> pd.DataFrame:
     return check_records(table.assign(mask="masks/" + table["path"], box="12 10 50 30"))
 
 
-def test_each_image_is_cropped_once_to_the_box_around_its_mask(records: pd.DataFrame, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [MaskCrop, BoxCrop])
+def test_each_image_is_cropped_once_to_its_box(
+    kind: type[MaskCrop | BoxCrop], records: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     records.attrs["reader"] = {"_target_": "mine"}
-    crops: list[Crop] = [MaskCrop(margin=0, folder=str(tmp_path / "c")), BoxCrop(margin=0, folder=str(tmp_path / "c"))]
-    found, again = (crop_records(records, crop) for crop in crops)
-    assert list(found["file"]) == list(again["file"]), "the same part of the same image is the same file"
+    crop = kind(margin=0, folder=str(tmp_path / "c"))
+    found = crop_records(records, crop)
     for before, after in zip(records["file"], found["file"], strict=True):
         assert np.array_equal(read_image(after), read_image(before)[10:30, 12:50])
     assert found.drop(columns="file").equals(records.drop(columns="file"))
     assert found.attrs["reader"] == records.attrs["reader"]
-    assert found.attrs["crop"]["_target_"] == "covid_xray.data.crop.MaskCrop"
-    times = [Path(file).stat().st_mtime_ns for file in found["file"]]
+    assert found.attrs["crop"] == {
+        "_target_": f"covid_xray.data.crop.{kind.__name__}",
+        "column": crop.column,
+        "margin": 0,
+        "folder": str(tmp_path / "c"),
+    }
+
+    def refuse(file: str | Path) -> None:
+        pytest.fail(f"{file} is decoded although its crop exists")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("covid_xray.data.crop.read_image", refuse)
+        assert list(crop_records(records, crop)["file"]) == list(found["file"])
+
+
+def test_a_changed_image_mask_or_setting_is_cropped_again(records: pd.DataFrame, tmp_path: Path) -> None:
+    crop = MaskCrop(folder=str(tmp_path / "c"))
+    files = [crop_records(records, crop)["file"][0]]
     write_png(Path(records["file"][0]), read_image(records["file"][0])[:, ::-1].copy())
-    changed = crop_records(records, crops[0])
-    assert changed["file"][0] != found["file"][0]
-    assert [Path(file).stat().st_mtime_ns for file in found["file"]] == times
+    files.append(crop_records(records, crop)["file"][0])
+    write_png(tmp_path / "masks" / "0.png", np.full((20, 30), 255, dtype=np.uint8))
+    files.append(crop_records(records, crop)["file"][0])
+    files.append(crop_records(records, MaskCrop(margin=0, folder=crop.folder))["file"][0])
+    assert len(set(files)) == 4
+    assert read_image(files[1]).shape != read_image(files[2]).shape == (40, 60)
 
 
 def test_a_damaged_image_is_left_to_the_audit(records: pd.DataFrame, tmp_path: Path) -> None:
