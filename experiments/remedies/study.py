@@ -37,6 +37,7 @@ SEEDS = (0, 1, 2)
 METHODS = {
     "plain": "",
     "sampler=independent": "independent",
+    "loss=group_dro": "dro",
     "loss=group_dro sampler=independent": "dro independent",
     "adversary=source": "adversary",
     "crop=frame": "frame",
