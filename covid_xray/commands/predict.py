@@ -36,7 +36,7 @@ def run(cfg: DictConfig) -> None:
     if cfg.backend != "torch":
         name = "model.onnx" if cfg.backend == "onnx" else "model-int8.onnx"
         loaded = [with_onnx(run, run.folder.export(name)) for run in loaded]
-    predictor = Predictor.create(loaded, cfg.confidence)
+    predictor = Predictor.create(loaded, cfg.confidence, _plain(cfg.shares))
     if len(runs) > 1:
         print(f"Mean of the calibrated probabilities of {len(runs)} runs")
     if not predictor.calibrations:
@@ -93,9 +93,15 @@ def _origin(cfg: DictConfig, kind: str, predictor: "Predictor") -> dict[str, obj
         "checkpoint": " ".join(run.checkpoint_sha256 for run in predictor.runs),
         "temperature": list(predictor.temperatures) if predictor.calibrations else None,
         "confidence": predictor.confidence,
+        **({} if predictor.shares is None else {"shares": list(predictor.shares)}),
         "precision": " ".join(run.precision for run in predictor.runs),
         **({"fold_batchnorm": True} if cfg.fold_batchnorm else {}),
     }
+
+
+def _plain(value: Any) -> Any:
+    """A setting as plain types."""
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _skip_done(file: PredictionFile, images: Iterator[str], done: int) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Probability calibration: proper scores, calibration errors and temperature scaling."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -195,6 +196,22 @@ def fit_temperature(labels: npt.ArrayLike, logits: npt.ArrayLike) -> Temperature
             "labels; do not trust calibrated probabilities"
         )
     return Temperature(float(np.exp(found.x)), loss(0.0), float(found.fun), warning)
+
+
+def apply_shares(probabilities: FloatArray, before: Sequence[float], after: Sequence[float]) -> FloatArray:
+    """Probabilities (n, c) for a population with other shares of the classes.
+
+    Args:
+        probabilities: For a population with the shares ``before``, such as that of the training images.
+        before: Share of each class (c,), above 0.
+        after: Share of each class in the other population (c,), at least 0; equal shares give the decision with the
+            highest balanced accuracy.
+
+    Source: Saerens, Latinne and Decaestecker 2002; equal shares: Menon et al. 2021 (post-hoc logit adjustment).
+    """
+    weighted = probabilities * (np.asarray(after) / np.asarray(before))
+    adjusted: FloatArray = weighted / weighted.sum(axis=1, keepdims=True)
+    return adjusted
 
 
 def recalibrate(logits: npt.ArrayLike, fitted: Recalibration) -> FloatArray:

@@ -30,11 +30,20 @@ from covid_xray.reporting.tables import (
     operating_table,
     overall_table,
     published_table,
+    sensitivity_table,
     source_table,
 )
 from covid_xray.runs import provenance
 from covid_xray.runs.config import select
-from covid_xray.runs.evaluate import AS_TRAINED, CALIBRATED, RANDOM, TOP_LOSS, UNSURE_HIT, EvaluationResult
+from covid_xray.runs.evaluate import (
+    AS_TRAINED,
+    CALIBRATED,
+    EQUAL_SHARES,
+    RANDOM,
+    TOP_LOSS,
+    UNSURE_HIT,
+    EvaluationResult,
+)
 from covid_xray.runs.external import ExternalTest
 from covid_xray.runs.folder import flatten
 from covid_xray.runs.inference import TTA_BETA, TTA_PASSES, TTA_SCALE, WHOLE
@@ -257,7 +266,13 @@ def describe_provenance(result: EvaluationResult) -> dict[str, str]:
 
 def _sections(result: EvaluationResult, pictures: Mapping[str, Picture]) -> list[Section]:
     paragraphs = ["The no-information rate is the accuracy of always predicting the most frequent class."]
-    if len(result.variants) > 2:
+    if EQUAL_SHARES in result.variants:
+        paragraphs.append(
+            "Equal class shares: the probabilities for a population in which all classes are equally frequent (Saerens "
+            "et al. 2002). They find more images of rare classes, and need no other training; predict shares=equal "
+            "writes them."
+        )
+    if result.request.get("tta"):
         paragraphs.append(
             f"Test-time augmentation: {TTA_PASSES} views of every image. Each view enlarges one corner by {TTA_SCALE}, "
             "with and without a horizontal flip, and applies new random values of the other training augmentations. "
@@ -269,7 +284,7 @@ def _sections(result: EvaluationResult, pictures: Mapping[str, Picture]) -> list
             "Discrimination",
             paragraphs,
             pictures=[pictures[name] for name in DISCRIMINATION],
-            tables=[overall_table(result.variants), class_table(result.estimates)],
+            tables=[overall_table(result.variants), sensitivity_table(result.variants), class_table(result.estimates)],
         ),
         _calibration_section(result, pictures["reliability"]),
     ]

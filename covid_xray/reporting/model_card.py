@@ -70,7 +70,7 @@ def _answers(result: EvaluationResult) -> dict[int, str]:
     if counts.empty:
         level = "Not stated (no splits.csv here)."
     leaks = " ".join(result.leaks) or "No patient and no file is in two subsets."
-    tta = " Test-time augmentation is reported in addition." if len(result.variants) > 2 else ""
+    tta = " Test-time augmentation is reported in addition." if result.request.get("tta") else ""
     external = "Not in this evaluation; covid-xray evaluate run=... data=... tests on another data set."
     kind = "internal" if result.is_own_data else "external"
     return {

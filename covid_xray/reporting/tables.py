@@ -69,6 +69,16 @@ def overall_table(variants: Mapping[str, Estimates]) -> Table:
     return Table(("metric", *variants), tuple(rows), "Overall, with 95 % intervals", note)
 
 
+def sensitivity_table(variants: Mapping[str, Estimates]) -> Table:
+    """Sensitivity for every class, with one column per variant."""
+    names = next(iter(variants.values())).cases
+    rows = [
+        (name, *(metric_text("sensitivity", found.intervals[f"sensitivity/{name}"]) for found in variants.values()))
+        for name in names
+    ]
+    return Table(("class", *variants), tuple(rows), "Sensitivity (recall) by class, with 95 % intervals", even=True)
+
+
 def class_table(estimates: Estimates) -> Table:
     """All metrics of every class; the note warns of classes with few cases."""
     names = tuple(estimates.cases)

@@ -21,7 +21,7 @@ from covid_xray.runs.calibration import Calibration, calibrate
 from covid_xray.runs.config import select
 from covid_xray.runs.export import check_batch, check_difference, describe, largest_difference, metadata_text
 from covid_xray.runs.folder import RunFolder
-from covid_xray.runs.images import crop_settings, test_shares
+from covid_xray.runs.images import class_shares, crop_settings, trained_shares
 from covid_xray.runs.load import Run, load_run
 
 CARD_FILE, PREPROCESSING_FILE = "README.md", "preprocessing.json"
@@ -38,7 +38,8 @@ def bundle_config(run: Run) -> dict[str, Any]:
         "trainer": {"precision": select(run.config, "trainer.precision") or "auto"},
         "mask_centre": run.config.get("mask_centre"),
         "crop": crop_settings(run),
-        "test_shares": test_shares(run),  # for PPV and NPV on other data
+        "test_shares": class_shares(run, "test"),  # for PPV and NPV on other data
+        "train_shares": dict(zip(run.class_names, trained_shares(run) or (), strict=False)),  # for other class shares
     }
 
 

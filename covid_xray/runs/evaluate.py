@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from covid_xray.data.images.resize import resize
 from covid_xray.errors import UserError
 from covid_xray.metrics.bootstrap import RESAMPLES
-from covid_xray.metrics.calibration import apply_temperature, image_nll
+from covid_xray.metrics.calibration import apply_shares, apply_temperature, image_nll
 from covid_xray.metrics.estimates import Estimates, estimate
 from covid_xray.metrics.groups import GroupMetrics, group_metrics
 from covid_xray.metrics.intervals import Interval
@@ -30,6 +30,7 @@ from covid_xray.runs.calibration import Calibration, calibrate
 from covid_xray.runs.config import select
 from covid_xray.runs.external import ExternalTest, Recalibrated, drops, few_patients, recalibrated
 from covid_xray.runs.images import (
+    class_shares,
     content_hashes,
     crop_as_trained,
     external_images,
@@ -38,13 +39,13 @@ from covid_xray.runs.images import (
     marked_leaks,
     own_images,
     own_records,
-    test_shares,
+    trained_shares,
 )
 from covid_xray.runs.load import Run, load_run, tta_augmentation
 from covid_xray.runs.sources import SourceOnly, source_only
 
 CENTRE_BLACK, CENTRE_ONLY, NO_BORDER = "centre blacked out", "centre only", "border removed"
-AS_TRAINED, CALIBRATED = "as trained", "calibrated"
+AS_TRAINED, CALIBRATED, EQUAL_SHARES = "as trained", "calibrated", "equal class shares"
 MAX_PROBED = 4000
 TOP_LOSS, UNSURE_HIT, RANDOM = "top loss", "unsure hit", "random"
 _TOP_LOSSES, _UNSURE_HITS, _PER_CLASS = 8, 4, 2
@@ -79,7 +80,7 @@ class EvaluationResult:
         is_own_data: Whether they are the run's own.
         predictions: The predictions, calibrated where possible.
         uncalibrated: The predictions as trained.
-        variants: All metrics as trained, calibrated, and with test-time augmentation.
+        variants: All metrics as trained, calibrated, for equal class shares, and with test-time augmentation.
         calibration: What the validation images gave, or None.
         no_calibration: Why there is no calibration.
         thresholds: Operating points, chosen on validation, on these images.
@@ -184,7 +185,7 @@ def evaluate_run(
     table, own, is_own_data = _find_images(run, records, subset, class_map)
     few = table.iloc[:0]
     if not is_own_data:
-        prevalence = test_shares(run) | dict(prevalence)
+        prevalence = class_shares(run, "test") | dict(prevalence)
     if recalibrate is not None:
         if is_own_data:
             raise UserError(
@@ -205,6 +206,9 @@ def evaluate_run(
         value = calibration.temperature.value
         predictions = raw.with_probabilities(apply_temperature(outputs.logits[inference.WHOLE], value))
         variants[CALIBRATED] = predictions
+    if (shares := trained_shares(run)) is not None:
+        adjusted = apply_shares(predictions.probabilities, shares, (1.0,) * len(shares))
+        variants[EQUAL_SHARES] = raw.with_probabilities(adjusted)
     if tta:
         variants |= _augmented(run, table, raw, seed, threads)
     estimates = {name: estimate(part, resamples, seed) for name, part in variants.items()}

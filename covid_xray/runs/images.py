@@ -174,17 +174,32 @@ def external_images(
     return table.sort_values("path", kind="stable").reset_index(drop=True)
 
 
-def test_shares(run: Run) -> dict[str, float]:
-    """Share of each class in the run's own test images; a bundle states them in its configuration."""
-    found: object = run.config.get("test_shares")
+def class_shares(run: Run, split: str) -> dict[str, float]:
+    """Share of each class in the run's own images of a split; a bundle states those of train and test."""
+    found: object = run.config.get(f"{split}_shares")
     if not run.splits.empty:
-        found = run.splits["label"][run.splits["split"] == "test"].value_counts(normalize=True).to_dict()
+        found = run.splits["label"][run.splits["split"] == split].value_counts(normalize=True).to_dict()
     shares = found if isinstance(found, Mapping) else {}
     return {
         name: float(shares[name])
         for name in run.class_names
         if name in shares and is_number(shares[name]) and 0 < shares[name] < 1
     }
+
+
+def trained_shares(run: Run) -> tuple[float, ...] | None:
+    """Class shares, in the order of the logits, of the population that the probabilities of a run are for.
+
+    These are the shares in the training images, unless a sampler or loss weighted the classes; then None, as for a
+    bundle that does not state them.
+    """
+    weights = [select(run.config, key) for key in ("loss.class_weights", "loss.weight")]
+    kinds = [str(select(run.config, f"{part}._target_") or "None").rsplit(".", 1)[-1] for part in ("loss", "sampler")]
+    plain = kinds[0] in ("None", "CrossEntropy", "FocalLoss") and kinds[1] in ("None", "Shuffled")
+    shares = class_shares(run, "train")
+    if not plain or any(weight is not None for weight in weights) or shares.keys() != set(run.class_names):
+        return None
+    return tuple(shares[name] for name in run.class_names)
 
 
 def content_hashes(files: list[str]) -> list[str]:

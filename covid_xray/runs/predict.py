@@ -1,6 +1,6 @@
 """Predict the class of images: calibrated probabilities, out-of-distribution score and flags, row by row."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from covid_xray.data.images.grey import GreyImage, ImageError
 from covid_xray.data.images.read import read_image
 from covid_xray.data.images.resize import resize
 from covid_xray.errors import UserError
-from covid_xray.metrics.calibration import apply_temperature
+from covid_xray.metrics.calibration import apply_shares, apply_temperature
 from covid_xray.runs.calibration import Calibration, calibrate, ood_score
-from covid_xray.runs.images import crop_of_files
+from covid_xray.runs.folder import is_number
+from covid_xray.runs.images import crop_of_files, trained_shares
 from covid_xray.runs.inference import FloatArray, infer_batch, read_ahead
 from covid_xray.runs.load import Run
 
@@ -34,6 +35,8 @@ class Predictor:
         no_calibration: Why there is no calibration.
         confidence: Predictions below this probability are flagged as unsure.
         crop: The frame that is cut off every image; None: the whole image.
+        shares: Class shares of the population that the probabilities are for; None: those of the training images.
+        trained_shares: Class shares that each run was trained with; empty without ``shares``.
     """
 
     runs: tuple[Run, ...]
@@ -41,13 +44,27 @@ class Predictor:
     no_calibration: str
     confidence: float
     crop: FrameCrop | None = None
+    shares: tuple[float, ...] | None = None
+    trained_shares: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
-    def create(cls, runs: Run | Sequence[Run], confidence: float | None = None) -> "Predictor":
-        """Calibrate runs; ``confidence`` of None takes the limit from the validation images, the mean of all runs.
+    def create(
+        cls,
+        runs: Run | Sequence[Run],
+        confidence: float | None = None,
+        shares: str | Mapping[str, float] | None = None,
+    ) -> "Predictor":
+        """Calibrate runs.
+
+        Args:
+            runs: The trained run, or several.
+            confidence: Predictions below this probability are flagged; None: the limit from the validation images, the
+                mean of all runs.
+            shares: ``equal``, or the share of every class in the population that the probabilities are for; None:
+                those of the training images. See `covid_xray.metrics.calibration.apply_shares`.
 
         Raises:
-            UserError: If one of several runs cannot be calibrated, or their classes differ.
+            UserError: If one of several runs cannot be calibrated, their classes differ, or the shares do not fit.
         """
         members = (runs,) if isinstance(runs, Run) else tuple(runs)
         check_same_classes(members)
@@ -66,7 +83,8 @@ class Predictor:
         if confidence is None:
             limits = [calibration.confidence_limit for calibration in calibrations]
             confidence = float(np.mean(limits)) if limits else 0.0
-        return cls(members, calibrations, reasons[0] if reasons else "", confidence, crops[0])
+        adjustment = () if shares is None else (_checked_shares(members[0].class_names, shares), _trained(members))
+        return cls(members, calibrations, reasons[0] if reasons else "", confidence, crops[0], *adjustment)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -118,7 +136,10 @@ class Predictor:
             pixels = np.stack([image[run.base_size, run.image_size] for image in images])
             known = self.calibrations[number].features if self.calibrations else ""
             logits, features = infer_batch(run, torch.from_numpy(pixels).unsqueeze(1), bool(known))
-            chances.append(apply_temperature(logits, temperature))
+            probabilities = apply_temperature(logits, temperature)
+            if self.shares is not None:
+                probabilities = apply_shares(probabilities, self.trained_shares[number], self.shares)
+            chances.append(probabilities)
             scores.append(ood_score(logits, features, known))
         return np.mean(chances, axis=0), np.mean(scores, axis=0)
 
@@ -136,6 +157,28 @@ class Predictor:
         }
 
 
+def _trained(runs: Sequence[Run]) -> tuple[tuple[float, ...], ...]:
+    """Class shares that each run was trained with."""
+    found = [trained_shares(run) for run in runs]
+    if None in found:
+        raise UserError(
+            f"shares needs the class shares that {runs[found.index(None)].folder.path} was trained with; the run does "
+            "not state them, or its loss or sampler weights the classes: use shares=null"
+        )
+    return tuple(shares for shares in found if shares is not None)
+
+
+def _checked_shares(names: Sequence[str], shares: str | Mapping[str, float]) -> tuple[float, ...]:
+    """The shares as numbers, in the order of the logits."""
+    if shares == "equal":
+        return (1.0,) * len(names)
+    if not isinstance(shares, Mapping) or shares.keys() != set(names):
+        raise UserError(f"shares must be equal, or {{class: share}} with all of {', '.join(names)}, not {shares!r}")
+    if wrong := [name for name in names if not is_number(shares[name]) or not 0 < shares[name] < 1]:
+        raise UserError(f"shares.{wrong[0]} must be above 0 and below 1, not {shares[wrong[0]]!r}")
+    return tuple(float(shares[name]) for name in names)
+
+
 def check_same_classes(runs: Sequence[Run]) -> None:
     """Check that runs have the same classes.
 
@@ -151,7 +194,10 @@ def check_same_classes(runs: Sequence[Run]) -> None:
 
 
 def predict_images(
-    runs: Run | Sequence[Run], images: Sequence[str | Path | np.ndarray[Any, Any]], confidence: float | None = None
+    runs: Run | Sequence[Run],
+    images: Sequence[str | Path | np.ndarray[Any, Any]],
+    confidence: float | None = None,
+    shares: str | Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """Predict image files or arrays.
 
@@ -159,6 +205,7 @@ def predict_images(
         runs: The trained run, or several whose calibrated probabilities are averaged.
         images: Paths, or grey images (height, width), uint8.
         confidence: Predictions below this probability are flagged as unsure; None: the limit from validation images.
+        shares: Class shares of the population, as for `Predictor.create`.
 
     Returns:
         A row per image: ``path`` (of an array: its number), ``prediction``, ``confidence``, ``p_<class>``,
@@ -167,7 +214,7 @@ def predict_images(
     Raises:
         UserError: If an array is no grey uint8 image.
     """
-    predictor = Predictor.create(runs, confidence)
+    predictor = Predictor.create(runs, confidence, shares)
 
     def pixels(number: int) -> Sizes | str:
         image = images[number]

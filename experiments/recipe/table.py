@@ -1,13 +1,15 @@
 """The table and the figure of the study, from evaluated folds: ``python table.py NAME=FOLDER[+FOLDER...] ...``.
 
 Each FOLDER holds the runs fold0, fold1, ... (or the predictions of `fastai_side.py`). Several folders joined by ``+``
-are averaged, fold by fold. The first NAME is the reference of the paired differences; only
-folds that both have are compared. Writes results.csv and results.png beside this file.
+are averaged, fold by fold. A FOLDER of `covid-xray probe` holds predictions of its own folds by patient, which are
+divided into the folds of the reference. The first NAME is the reference of the paired differences; only folds that
+both have are compared. Writes results.csv and results.png beside this file.
 """
 
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -21,10 +23,15 @@ HERE = Path(__file__).parent
 METRICS = ("accuracy", "balanced_accuracy", "macro_auroc", "sensitivity/covid-19")
 
 
-def read_folds(folders: list[Path]) -> dict[str, Predictions]:
+def read_folds(folders: list[Path], reference: dict[str, Predictions]) -> dict[str, Predictions]:
     """Test predictions of each fold, averaged over the folders."""
     parts: dict[str, list[Predictions]] = {}
     for folder in folders:
+        if (whole := folder / "evaluation/test/predictions.csv").is_file():
+            predictions = read_predictions(whole)
+            for fold, part in reference.items():
+                rows = np.flatnonzero(np.isin(predictions.images, part.images))
+                parts.setdefault(fold, []).append(predictions.select(rows))
         for fold in sorted(folder.glob("fold*")):
             files = [fold / "predictions.csv", fold / "evaluation/test/predictions.csv"]
             if found := [file for file in files if file.is_file()]:
@@ -75,11 +82,12 @@ def draw(table: pd.DataFrame) -> None:
 
 def main() -> None:
     """Read, compare, write."""
-    contenders = {}
+    contenders: dict[str, dict[str, Predictions]] = {}
+    reference: dict[str, Predictions] = {}
     for argument in sys.argv[1:]:
         name, _, folders = argument.partition("=")
-        contenders[name] = read_folds([Path(folder) for folder in folders.split("+")])
-    reference = next(iter(contenders.values()))
+        contenders[name] = read_folds([Path(folder) for folder in folders.split("+")], reference)
+        reference = reference or contenders[name]
     table = pd.DataFrame([row(name, folds, reference) for name, folds in contenders.items()])
     write_atomically(HERE / "results.csv", table.to_csv(index=False, float_format="%.4f"))
     draw(table)

@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import InProcess, command, copy_run, mistake, numbers, phantom_manifest, tiny_run
 
@@ -66,7 +67,8 @@ def test_numbers_agree_with_scikit_learn(evaluated: Path) -> None:
     areas = [roc_auc_score(predictions.labels == k, predictions.probabilities[:, k]) for k in range(3)]
     values = found["variants"]["calibrated"]["metrics"]
     assert values["macro_auroc"]["value"] == pytest.approx(np.mean(areas))
-    assert set(found["variants"]) == {"as trained", "calibrated", "TTA, fastai's rule", "TTA, plain mean"}
+    tta = {"TTA, fastai's rule", "TTA, plain mean"}
+    assert set(found["variants"]) == {"as trained", "calibrated", "equal class shares"} | tta
     assert set(found["shortcuts"]["conditions"]) == {
         "whole image",
         "centre blacked out",
@@ -79,6 +81,43 @@ def test_numbers_agree_with_scikit_learn(evaluated: Path) -> None:
     assert points == [(0.1, False)] * 2 + [(pytest.approx(shares[k]), True) for k in (1, 1, 2, 2)]
     for key in ("commit of this software", "checkpoint", "splits.csv (SHA-256)", "hardware", "libraries", "leak mark"):
         assert found["provenance"][key], key
+
+
+def test_equal_class_shares_divide_by_the_shares_of_the_training_images(evaluated: Path, tiny_run: Path) -> None:
+    splits = pd.read_csv(tiny_run / "splits.csv")
+    training = splits["label"][splits["split"] == "train"].value_counts()
+    predictions = read_predictions(evaluated / "predictions.csv")
+    weighted = predictions.probabilities / training[list(CLASSES)].to_numpy()
+    expected = balanced_accuracy_score(predictions.labels, weighted.argmax(axis=1))
+    variants: Any = numbers(evaluated)["variants"]
+    assert variants["equal class shares"]["metrics"]["balanced_accuracy"]["value"] == pytest.approx(expected)
+    assert "Equal class shares: " in (evaluated / "report.html").read_text()
+
+
+def test_predict_with_other_class_shares(command: InProcess, evaluated: Path, tiny_run: Path, workplace: Path) -> None:
+    line = f"predict run={tiny_run} input=data/phantoms output=shares"
+    assert command(f"{line}-as-trained.csv")[0] == 0
+    assert command(f"{line}-equal.csv shares=equal")[0] == 0
+    given = "shares={covid-19:0.02,normal:0.9,pneumonia:0.08}"
+    assert command(f"{line}-given.csv {given}")[0] == 0
+    before, equal, other = (
+        pd.read_csv(workplace / f"shares-{name}.csv")[[f"p_{name}" for name in CLASSES]].to_numpy()
+        for name in ("as-trained", "equal", "given")
+    )
+    splits = pd.read_csv(tiny_run / "splits.csv")
+    training = splits["label"][splits["split"] == "train"].value_counts(normalize=True)[list(CLASSES)].to_numpy()
+    weighted = before / training
+    np.testing.assert_allclose(equal, weighted / weighted.sum(axis=1, keepdims=True), atol=3e-6)
+    weighted = weighted * [0.02, 0.9, 0.08]
+    np.testing.assert_allclose(other, weighted / weighted.sum(axis=1, keepdims=True), atol=3e-6)
+    for wrong, sentence in (
+        ("shares=even", "shares must be equal, or {class: share} with all of covid-19, normal, pneumonia, not 'even'"),
+        ("shares={normal:1}", "shares must be equal, or .*, not {'normal': 1}"),
+        (given.replace("0.9", "-1"), "shares.normal must be above 0 and below 1, not -1"),
+    ):
+        code, _, err = command(f"{line}-wrong.csv {wrong}")
+        assert code == 2
+        assert re.search(sentence.replace("{", "\\{").replace("}", "\\}"), err), err
 
 
 def test_temperature_is_stored_with_the_run_and_fits_validation(evaluated: Path, tiny_run: Path) -> None:

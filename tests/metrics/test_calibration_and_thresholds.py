@@ -49,6 +49,17 @@ def test_confidence_1_is_in_the_last_bin_and_probability_0_has_a_finite_nll() ->
     assert calibration.nll(np.array([0]), np.array([[0.0, 1.0]])) == pytest.approx(36.04, abs=0.01)
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_class_shares_follow_bayes_rule(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    before, after = random.dirichlet([2, 2, 2], 2)
+    likelihood = random.random((50, 3)) + 0.01  # of an image, given its class
+    expected = likelihood * after / (likelihood * after).sum(axis=1, keepdims=True)
+    trained = likelihood * before / (likelihood * before).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(calibration.apply_shares(trained, before, after), expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("factor", [0.4, 1.0, 3.0])
 def test_temperature_equals_the_factor_of_the_logits(factor: float) -> None:
     labels, logits = overconfident(4000, factor)

@@ -81,7 +81,7 @@ def test_report_is_one_file_without_scripts_and_network(tmp_path: Path) -> None:
     assert f'style="--all:{len(report.key_metrics or ())};' in page, "all key metrics in one row"
     assert names.count("li") == names.count("section"), "every part is in the contents"
     classes = [attributes.get("class") for _, attributes in reader.tags]
-    assert (classes.count("even"), classes.count("photo"), classes.count("wide")) == (1, 2, 2)
+    assert (classes.count("even"), classes.count("photo"), classes.count("wide")) == (2, 2, 2)
     for text in (NOT_FOR_DIAGNOSIS, "Leak: 1 image.", "It uses a shortcut.", "fewer than 30", f"{EVIL}: few."):
         assert any(text in found for found in reader.texts), text
 
