@@ -57,13 +57,22 @@ _LOCK_SECONDS = 0.2  # between two attempts to get a lock
 _POSITION = threading.Lock()  # where a system cannot read at an offset, threads share a file's position
 # A full or read-only disk, or a limit of the size of a file.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.IGNORECASE)
 _NO_MEMORY = re.compile("can(no|')t allocate|failed to map segment|can't start new thread", re.IGNORECASE)
 
 
 def spreadsheet_text(text: str) -> str:
-    """A cell of a CSV file for people: with an apostrophe before text that a spreadsheet would run as a formula."""
-    formula = text.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{text}" if formula and not re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", text, re.IGNORECASE) else text
+    """A cell of a CSV file: with an apostrophe before text that a spreadsheet would run as a formula.
+
+    Text that has apostrophes before such a formula gets one more, so that `original_text` restores every text.
+    """
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def original_text(cell: str) -> str:
+    """The text that `spreadsheet_text` made a cell of."""
+    return cell[1:] if cell.startswith("'") and spreadsheet_text(cell[1:]) == cell else cell
 
 
 @contextlib.contextmanager

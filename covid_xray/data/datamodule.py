@@ -25,6 +25,7 @@ from covid_xray.data.loader import SHARED_MEMORY, TimedLoader, affordable_worker
 from covid_xray.data.sampling import EvalBatches, Order, SourceOrder, TrainBatches
 from covid_xray.data.split import SPLITS
 from covid_xray.errors import UserError
+from covid_xray.files import spreadsheet_text
 from covid_xray.schedule import Phase, Schedule
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -173,7 +174,8 @@ class XrayDataModule(LightningDataModule):
         phase = self.schedule.at(epoch).phase
         loader = self._loader("train", self.subset("train"))
         assert isinstance(loader.batch_sampler, TrainBatches)
-        loader.batch_sampler.begin(epoch, phase.batch_size, phase.image_size, first_batch)
+        augmented = not phase.cached_features
+        loader.batch_sampler.begin(epoch, phase.batch_size, phase.image_size, first_batch, augmented)
         return loader
 
     def val_dataloader(self) -> TimedLoader:
@@ -206,7 +208,8 @@ class XrayDataModule(LightningDataModule):
         """
         columns = ["path", "label", "patient_id", "source", "split", "pixels"]
         table = self.records.assign(pixels=self.images.fingerprints.pixels.astype(str))
-        text: str = table.sort_values("path", kind="stable")[columns].to_csv(index=False, lineterminator="\n")
+        cells = table.sort_values("path", kind="stable")[columns].map(spreadsheet_text)
+        text: str = cells.to_csv(index=False, lineterminator="\n")
         return text
 
     def class_counts(self) -> dict[str, int]:

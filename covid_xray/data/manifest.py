@@ -21,6 +21,7 @@ from covid_xray.data.records import (
     standard_names,
 )
 from covid_xray.errors import UserError
+from covid_xray.files import original_text
 
 _MISSING = ("nan", "na", "n/a", "#n/a", "<na>", "null")  # what programs write for a missing value
 _RESERVED = ("file", "group", "position", "row")  # columns that this package adds
@@ -189,6 +190,7 @@ def _parse(file: Path) -> pd.DataFrame:
         raise UserError(f"manifest {file} has rows with more fields than its header; correct them") from None
     except (ValueError, OSError, csv.Error) as error:
         raise UserError(f"manifest {file} cannot be read as CSV ({' '.join(str(error).split())})") from None
+    table = table.map(original_text)  # `prepare` writes them so
     table.index += above + 1
     not_blank = (table != "").any(axis=1)
     return table.loc[not_blank].rename(columns={name: _free_name(name, header) for name in _RESERVED})

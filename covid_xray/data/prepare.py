@@ -19,7 +19,7 @@ from covid_xray.data.importers import default_classes, importer, locate
 from covid_xray.data.importers.findings import check_findings, label_findings
 from covid_xray.data.parallel import map_files
 from covid_xray.errors import CONTROL, UserError
-from covid_xray.files import spreadsheet_text, write_atomically, write_failure
+from covid_xray.files import original_text, spreadsheet_text, write_atomically, write_failure
 
 REJECTED = "rejected.csv"
 _COLUMNS = ("path", "label", "patient_id", "source", "view", "sha256", "width", "height")
@@ -141,7 +141,7 @@ def prepare(
     columns = [name for name in _COLUMNS if name in table]
     accepted = table.loc[good, [*columns, *(name for name in extra if name != "split" or table["split"].any())]]
     rejected = table.loc[~good, ["path", "label", "row", "reason"]]
-    _write(output / REJECTED, rejected.map(spreadsheet_text))
+    _write(output / REJECTED, rejected)
     if accepted.empty:
         first = f"; the first: {rejected['path'].iloc[0]}: {rejected['reason'].iloc[0]}" if len(rejected) else ""
         raise UserError(
@@ -194,7 +194,7 @@ def rejected_files(records: pd.DataFrame) -> pd.DataFrame:
 def _read_rejected(folder: str) -> list[tuple[str, str]]:
     """Path and reason of each row of ``rejected.csv``; none if there is no such file, or if it is another table."""
     try:
-        table = pd.read_csv(Path(folder) / REJECTED, dtype=str, keep_default_na=False)
+        table = pd.read_csv(Path(folder) / REJECTED, dtype=str, keep_default_na=False).map(original_text)
         return list(zip(table["path"], table["reason"], strict=True))
     except (OSError, ValueError, KeyError):
         return []
@@ -293,8 +293,9 @@ def _relative(files: list[str], output: Path) -> list[str]:
 
 def _write(file: Path, table: pd.DataFrame) -> None:
     integers = {column: "Int64" for column in ("width", "height") if column in table}
+    texts = table.drop(columns=list(integers)).map(spreadsheet_text)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, table.astype(integers).to_csv(index=False))
+        write_atomically(file, table.astype(integers).assign(**texts).to_csv(index=False))
     except OSError as error:
         raise write_failure(file, error) from None

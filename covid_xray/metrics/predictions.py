@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from covid_xray.errors import UserError
-from covid_xray.files import read_bytes
+from covid_xray.files import original_text, read_bytes, spreadsheet_text
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -172,9 +172,13 @@ def average_predictions(parts: Sequence[Predictions]) -> Predictions:
 
 
 def write_predictions(predictions: Predictions, file: str | Path) -> None:
-    """Write a CSV file with the columns path, patient, label, ``p_<class>`` for each class, and prediction."""
-    names = np.array(predictions.class_names)
-    table = pd.DataFrame({"path": predictions.images, "patient": predictions.patients})
+    """Write a CSV file with the columns path, patient, label, ``p_<class>`` for each class, and prediction.
+
+    A spreadsheet runs no cell as a formula; `read_predictions` restores the texts.
+    """
+    names = np.array([spreadsheet_text(name) for name in predictions.class_names])
+    texts = {"path": predictions.images, "patient": predictions.patients}
+    table = pd.DataFrame({name: list(map(spreadsheet_text, column)) for name, column in texts.items()})
     table["label"] = names[predictions.labels]
     for index, name in enumerate(predictions.class_names):
         table[PREFIX + name] = predictions.probabilities[:, index]
@@ -191,14 +195,15 @@ def read_predictions(file: str | Path) -> Predictions:
     """
     try:
         content = io.BytesIO(read_bytes(Path(file), _MAX_BYTES))
-        types = {"path": str, "patient": str, "label": str}
-        # pandas 2 rounds the last bit otherwise.
-        table = pd.read_csv(content, dtype=types, keep_default_na=False, float_precision="round_trip")
+        # As text, because pandas 2 rounds the last bit of numbers.
+        table = pd.read_csv(content, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read as predictions: {' '.join(str(error).split())}") from None
     names = [column.removeprefix(PREFIX) for column in table.columns if column.startswith(PREFIX)]
     if missing := {"path", "patient", "label"} - set(table.columns):
         raise UserError(f"{file} has no column {sorted(missing)[0]}; it is not a table of predictions")
+    for column in ("path", "patient", "label"):
+        table[column] = table[column].map(original_text)
     if unknown := set(table["label"]) - set(names):
         raise UserError(f"{file}: label {sorted(unknown)[0]!r} has no column {PREFIX}{sorted(unknown)[0]}")
     try:

@@ -190,7 +190,7 @@ def load_matching(
         what: Name of the module, for messages.
 
     Raises:
-        UserError: If a tensor that is not new is missing or has another shape.
+        UserError: If a tensor that is not new is missing, or has another shape or kind of number.
     """
     expected = module.state_dict()
     prefixes = Counter(
@@ -202,12 +202,12 @@ def load_matching(
     prefix = prefixes.most_common(1)[0][0] if prefixes else ""
     given = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
     wanted = {name: tensor for name, tensor in expected.items() if name not in new}
-    found = {name: given[name] for name in wanted if name in given and given[name].shape == wanted[name].shape}
+    found = {name: given[name] for name in wanted if name in given and _alike(given[name], wanted[name])}
     # Counters of BatchNorm are absent from some published files and matter only for a momentum of None.
     missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
     if missing:
-        wrong_shape = [name for name in missing if name in given]
-        detail = f"; {wrong_shape[0]} has another shape" if wrong_shape else ""
+        unlike = [name for name in missing if name in given]
+        detail = f"; {unlike[0]} has another shape or type" if unlike else ""
         raise UserError(
             f"{origin} does not fit {what}: {len(found)} of {len(expected)} tensors match, "
             f"missing {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}{detail}"
@@ -215,6 +215,11 @@ def load_matching(
     module.load_state_dict(found, strict=False)
     kept = f"; new: {', '.join(new[:2])}{' ...' if len(new) > 2 else ''}" if new else ""
     print(f"Weights: {len(found)} of {len(expected)} tensors of {what} from {origin}{kept}")
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Whether tensors have one shape and are both floating-point numbers, of any precision, or both not."""
+    return a.shape == b.shape and a.is_floating_point() == b.is_floating_point()
 
 
 def _tensors(part: nn.Module | nn.Parameter) -> Iterator[Tensor]:

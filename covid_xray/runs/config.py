@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covid_xray.errors import UserError
-from covid_xray.files import read_text
+from covid_xray.files import original_text, read_text
 from covid_xray.runs.folder import RunFolder, damaged, read_yaml
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ def read_splits(folder: RunFolder) -> "pd.DataFrame":
         raise damaged(folder.splits, f"it lists more than {MAX_CLASSES} classes")
     if not (known := table["split"].isin(["train", "val", "test", "unseen"])).all():
         raise damaged(folder.splits, f"the split {table['split'][~known].iloc[0]!r} is unknown")
+    table = table.map(original_text)
     check_text(table)
     return table
 

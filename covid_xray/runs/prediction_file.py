@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from covid_xray.errors import UserError
-from covid_xray.files import lock, replace_durably, spreadsheet_text, write_atomically, write_failure
+from covid_xray.files import lock, original_text, replace_durably, spreadsheet_text, write_atomically, write_failure
 from covid_xray.runs.folder import read_json
 
 FORMATS = ("csv", "jsonl")
@@ -273,7 +273,7 @@ def _column(file: Path, lines: Iterable[str]) -> Iterator[str]:
     if "path" not in header:
         raise UserError(f"input={file} has no column path; name the column of the image files so")
     column = header.index("path")
-    yield from (row[column].strip() for row in rows if len(row) > column)
+    yield from (original_text(row[column].strip()) for row in rows if len(row) > column)
 
 
 def _csv_line(cells: Sequence[str]) -> str:

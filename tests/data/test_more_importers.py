@@ -231,6 +231,12 @@ def test_mimic_cxr(ending: str, tmp_path: Path) -> None:
         "b-1.jpg": ("pneumonia", "mimic-11000011", "AP", "val"),
     }
     assert prepared.rejected["reason"].tolist() == ["its study has no findings"]
+    damaged = file.read_bytes()
+    for content in (b"\0" * 50, damaged[: len(damaged) // 2], damaged[:40] + bytes(20) + damaged[60:]):
+        file.write_bytes(content)
+        if ending.endswith("gz") or content[:1] == b"\0":
+            with pytest.raises(UserError, match=r"cannot be read as CSV|has no column"):
+                ready("mimic_cxr", root)
 
 
 def test_vindr_cxr(tmp_path: Path) -> None:

@@ -2,22 +2,33 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
+from covid_xray.data.datamodule import XrayDataModule
 from covid_xray.data.folder import read_folder
 from covid_xray.data.images.read import write_png
+from covid_xray.data.manifest import read_manifest
+from covid_xray.data.prepare import prepare, rejected_files
 from covid_xray.data.records import check_text
+from covid_xray.data.split import assign_splits
 from covid_xray.errors import UserError, printable
-from covid_xray.files import spreadsheet_text
+from covid_xray.files import original_text, spreadsheet_text
+from covid_xray.metrics.predictions import Predictions, read_predictions, write_predictions
 from covid_xray.plots.classification import confusion_matrix_figure, figure_png
 from covid_xray.reporting.sweep_tables import results_csv
 from covid_xray.reporting.tables import Table, console_table
+from covid_xray.runs.config import read_splits
+from covid_xray.runs.folder import RunFolder
 from covid_xray.runs.prediction_file import list_images
+from covid_xray.schedule import Phase, Schedule
 from covid_xray.sweeps.jobs import SweepRun
 from covid_xray.sweeps.table import sweep_csv, sweep_table
 
@@ -52,11 +63,61 @@ def test_terminal_shows_markup_and_codes() -> None:
         ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"),
         ("-1+1", "'-1+1"),
         ("@SUM(A1)", "'@SUM(A1)"),
-        *[(text, text) for text in ("-1", "+1.5e-3", "-.5", "", "a=b", "covid-19", "1e-3")],
+        ("'=1+1", "''=1+1"),  # or reading would make it =1+1
+        *[(text, text) for text in ("-1", "+1.5e-3", "-.5", "", "a=b", "covid-19", "1e-3", "'a'")],
     ],
 )
 def test_cells_that_a_spreadsheet_would_run(text: str, cell: str) -> None:
     assert spreadsheet_text(text) == cell
+    assert original_text(cell) == text
+
+
+# Names as `check_text` accepts them; many look like formulas.
+NAMES = st.text(st.sampled_from("'=+-@\"1.e,; xü")) | st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]))
+
+
+def formulas(file: Path) -> list[str]:
+    with file.open(newline="", encoding="utf-8") as rows:
+        return [cell for row in csv.reader(rows) for cell in row if re.match(r"[=@]|[+-](?![\d.])", cell)]
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(NAMES, min_size=6, max_size=6))
+def test_texts_of_predictions_are_restored_and_are_no_formulas(tmp_path: Path, names: list[str]) -> None:
+    assert [original_text(spreadsheet_text(name)) for name in names] == names
+    classes, paths = [f"{names[0]}a", f"{names[1]}b"], [f"{names[2]}c", f"{names[3]}d"]
+    predictions = Predictions.build([0, 1], [[0.1, 0.9], [1 / 3, 2 / 3]], classes, paths, names[4:])
+    write_predictions(predictions, tmp_path / "predictions.csv")
+    again = read_predictions(tmp_path / "predictions.csv")
+    assert [list(again.class_names), list(again.images), list(again.patients)] == [classes, paths, names[4:]]
+    assert np.array_equal(again.probabilities, predictions.probabilities)
+    assert not formulas(tmp_path / "predictions.csv")
+
+
+def test_tables_that_are_read_again_hold_no_formulas(tmp_path: Path) -> None:
+    labels, output = ["=HYPERLINK(1)", "'@b"], tmp_path / "=prepared"
+    for number in range(20):
+        file = output / labels[number % 2] / f"-x{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_png(file, np.full((40, 40), 9 * number, np.uint8))
+    broken = output / labels[0] / "+broken.png"
+    broken.write_bytes(b"no image")
+    prepared = prepare("folder", output, output, max_rejected=0.5)
+    assert not formulas(output / "manifest.csv") + formulas(output / "rejected.csv")
+    assert all(Path(path).is_file() for path in list_images(str(output / "manifest.csv")))
+    records = read_manifest(output / "manifest.csv")
+    assert set(records["label"]) == set(labels)
+    assert rejected_files(records)["file"].tolist() == [str(broken)]
+    columns = ["path", "label", "patient_id", "source"]
+    assert records[columns].equals(prepared.accepted.sort_values("path")[columns].reset_index(drop=True))
+    phase = Phase(image_size=32, batch_size=2, epochs=1, trains="head", max_lr=1e-3)
+    records = assign_splits(records, by="image")
+    data = XrayDataModule(records, Schedule({"only": phase}))
+    folder = RunFolder(tmp_path)
+    folder.write_splits(data.splits_csv())
+    assert not formulas(folder.splits)
+    columns.append("split")
+    assert read_splits(folder)[columns].equals(records.sort_values("path")[columns].reset_index(drop=True))
 
 
 def test_tables_of_a_sweep_hold_no_formula() -> None:

@@ -14,6 +14,7 @@ from test_api import Small, records
 from test_fit import fit, hole, load, stopped, whole
 
 import covid_xray as cx
+from covid_xray.networks.weights import load_weights
 from covid_xray.runs.folder import RunFolder
 from covid_xray.training.callbacks import checkpoint
 
@@ -95,6 +96,22 @@ def test_weights_that_changed_on_the_disk_are_not_used(stopped: RunFolder) -> No
     hole(stopped.best)
     with pytest.raises(cx.UserError, match=r"best\.ckpt .*(wrong checksum|cannot be read)"):
         cx.load_run(stopped.path, network=Small(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64])
+def test_weights_of_another_kind_of_number_are_refused(stopped: RunFolder, dtype: torch.dtype) -> None:
+    state = load(stopped.path)
+    name = next(name for name, tensor in state["state_dict"].items() if tensor.ndim == 4 and "network" in name)
+    weights = state["state_dict"][name]
+    state["state_dict"][name] = weights.to(dtype)
+    torch.save(state, stopped.best)
+    with pytest.raises(cx.UserError, match=f"does not fit .*{name} has the type {dtype}"):
+        cx.load_run(stopped.path, network=Small(3), checkpoint="best")
+    with pytest.raises(cx.UserError, match="has another shape or type"):
+        load_weights(Small(3), str(stopped.best))
+    state["state_dict"][name] = weights.to(torch.float16)
+    torch.save(state, stopped.best)
+    cx.load_run(stopped.path, network=Small(3), checkpoint="best")
 
 
 def test_a_compressed_checkpoint_takes_no_memory(stopped: RunFolder) -> None:

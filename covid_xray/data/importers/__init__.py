@@ -20,6 +20,7 @@ by its name; see `locate`.
 
 import os
 import pkgutil
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
@@ -137,7 +138,7 @@ def read_table(file: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         except UnicodeDecodeError:
             table = pd.read_csv(file, encoding="cp1252", **settings).fillna("")
             print(f"{file} is not UTF-8: it is read as cp1252 (Windows, western Europe)")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, zlib.error) as error:  # ValueError includes pandas's errors
         raise UserError(f"{file} cannot be read as CSV ({' '.join(str(error).split())}); download it again") from None
     if separator != ",":
         print(f"{file} is separated by {separator!r}")

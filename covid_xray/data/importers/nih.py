@@ -30,7 +30,7 @@ def read(source: Path) -> pd.DataFrame:
     folders = sorted(source.glob("images*"))
     places = {file.name: file.relative_to(source).as_posix() for folder in folders for file in image_files(folder)}
     test_list = source / "test_list.txt"
-    test = set(test_list.read_text(encoding="utf-8").split()) if test_list.is_file() else set()
+    test = set(test_list.read_text(encoding="utf-8", errors="replace").split()) if test_list.is_file() else set()
     name = table["Image Index"].str.strip()
     extra = [column for column in ("finding", "follow_up", "age", "sex") if column in table]
     return pd.DataFrame(
