@@ -2,8 +2,9 @@
 
 Each FOLDER holds the runs fold0, fold1, ... (or the predictions of `fastai_side.py`). Several folders joined by ``+``
 are averaged, fold by fold. A FOLDER of `covid-xray probe` holds predictions of its own folds by patient, which are
-divided into the folds of the reference. The first NAME is the reference of the paired differences; only folds that
-both have are compared. Writes results.csv and results.png beside this file.
+divided into the folds of the reference. ``equal:FOLDER`` stands for its probabilities for equal class shares. The first
+NAME is the reference of the paired differences; only folds that both have are compared. Writes results.csv and
+results.png beside this file.
 """
 
 import sys
@@ -14,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from covid_xray.files import write_atomically
+from covid_xray.metrics.calibration import apply_shares
 from covid_xray.metrics.comparison import compare
 from covid_xray.metrics.estimates import estimate, fold_table
 from covid_xray.metrics.predictions import Predictions, average_predictions, pool_predictions, read_predictions
@@ -23,19 +25,32 @@ HERE = Path(__file__).parent
 METRICS = ("accuracy", "balanced_accuracy", "macro_auroc", "sensitivity/covid-19")
 
 
-def read_folds(folders: list[Path], reference: dict[str, Predictions]) -> dict[str, Predictions]:
+def equal_shares(predictions: Predictions, splits: Path) -> Predictions:
+    """The predictions of a fold for equal class shares, as `covid-xray evaluate` reports them."""
+    table = pd.read_csv(splits)
+    counts = table["label"][table["split"] == "train"].value_counts()
+    shares = [counts[name] for name in predictions.class_names]
+    return predictions.with_probabilities(apply_shares(predictions.probabilities, shares, (1,) * len(shares)))
+
+
+def read_folds(folders: list[str], reference: dict[str, Predictions]) -> dict[str, Predictions]:
     """Test predictions of each fold, averaged over the folders."""
     parts: dict[str, list[Predictions]] = {}
-    for folder in folders:
-        if (whole := folder / "evaluation/test/predictions.csv").is_file():
-            predictions = read_predictions(whole)
+    for name in folders:
+        folder = Path(name.removeprefix("equal:"))
+        runs = sorted(folder.glob("fold*"))
+        if not runs:
+            predictions = read_predictions(folder / "evaluation/test/predictions.csv")
             for fold, part in reference.items():
                 rows = np.flatnonzero(np.isin(predictions.images, part.images))
                 parts.setdefault(fold, []).append(predictions.select(rows))
-        for fold in sorted(folder.glob("fold*")):
+        for fold in runs:
             files = [fold / "predictions.csv", fold / "evaluation/test/predictions.csv"]
             if found := [file for file in files if file.is_file()]:
-                parts.setdefault(fold.name, []).append(read_predictions(found[0]))
+                predictions = read_predictions(found[0])
+                equal = name.startswith("equal:")
+                predictions = equal_shares(predictions, fold / "splits.csv") if equal else predictions
+                parts.setdefault(fold.name, []).append(predictions)
     return {fold: average_predictions(members) for fold, members in parts.items() if len(members) == len(folders)}
 
 
@@ -86,7 +101,7 @@ def main() -> None:
     reference: dict[str, Predictions] = {}
     for argument in sys.argv[1:]:
         name, _, folders = argument.partition("=")
-        contenders[name] = read_folds([Path(folder) for folder in folders.split("+")], reference)
+        contenders[name] = read_folds(folders.split("+"), reference)
         reference = reference or contenders[name]
     table = pd.DataFrame([row(name, folds, reference) for name, folds in contenders.items()])
     write_atomically(HERE / "results.csv", table.to_csv(index=False, float_format="%.4f"))
