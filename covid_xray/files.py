@@ -134,7 +134,7 @@ def resource_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
-        chain = list(_chain(error))
+        chain = list(error_chain(error))
         cause = next((link for link in chain if _lacks_memory(link) or _lacks_disk(link)), None)
         if cause is None:
             raise
@@ -148,7 +148,7 @@ def resource_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def error_chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error, and those that were handled when it was raised, such as the first of two in ``with``."""
     while error is not None:
         yield error

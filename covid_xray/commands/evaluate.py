@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from covid_xray.commands._build import build_records, resolve
-from covid_xray.errors import UserError
+from covid_xray.errors import UserError, printable
 from covid_xray.imports import quick_imports
 from covid_xray.runs.compare import short_names
 from covid_xray.runs.config import check_run
@@ -89,7 +89,7 @@ def _combine(cfg: DictConfig, runs: Sequence[Path], name: str) -> None:
         fold_groups(configs)  # before the runs are evaluated, which takes long
     differing = differing_settings(configs)
     more = " ..." if len(differing) > 6 else ""
-    print(f"{len(runs)} runs, which differ in {', '.join(differing[:6]) or 'no setting'}{more}")
+    print(f"{len(runs)} runs, which differ in {printable(', '.join(differing[:6])) or 'no setting'}{more}")
     config = resolve(cfg) if own else resolve(cfg, "data")
     request = {key: config[key] for key in _REQUEST}
     if cfg.fold_batchnorm:
@@ -97,7 +97,7 @@ def _combine(cfg: DictConfig, runs: Sequence[Path], name: str) -> None:
     members, found = {}, {}
     for member, run in zip(names, runs, strict=True):
         if not (own and is_current(run, name, request, cfg.checkpoint, cfg.trust)):
-            print(f"Evaluating {run}")
+            print(f"Evaluating {printable(str(run))}")
             _evaluate(cfg, run, name)
         members[member] = read_member(run, name, cfg.checkpoint, cfg.trust)
         found[member] = read_json(RunFolder(run).evaluation(name) / METRICS_FILE)
@@ -132,7 +132,7 @@ def _summarise(result: "EvaluationResult", target: Path) -> None:
     for warning in (*result.leaks, *result.estimates.warnings):
         console.print(f"Warning: {warning}")
     if result.calibration is None:
-        console.print(f"Not calibrated: {result.no_calibration}.")
+        console.print(f"Not calibrated: {printable(result.no_calibration)}.")
     if result.source_only is not None:
         console.print(f"Source: {result.source_only.text}")
     if result.groups is not None:

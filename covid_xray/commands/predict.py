@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from covid_xray.errors import UserError
+from covid_xray.errors import UserError, printable
 from covid_xray.imports import quick_imports
 from covid_xray.runs.config import check_run
 from covid_xray.runs.pooling import member_runs
@@ -40,7 +40,8 @@ def run(cfg: DictConfig) -> None:
     if len(runs) > 1:
         print(f"Mean of the calibrated probabilities of {len(runs)} runs")
     if not predictor.calibrations:
-        print(f"Not calibrated, and no image is flagged as unlike the training images: {predictor.no_calibration}")
+        reason = printable(predictor.no_calibration)
+        print(f"Not calibrated, and no image is flagged as unlike the training images: {reason}")
     file = PredictionFile(Path(str(cfg.output)), kind, predictor.columns, _origin(cfg, kind, predictor))
     left_out: Counter[str] = Counter()
     images = list_images(cfg.input, left_out)

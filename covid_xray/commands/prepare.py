@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from covid_xray.errors import UserError, override
+from covid_xray.errors import UserError, override, printable
 
 if TYPE_CHECKING:
     from covid_xray.data.prepare import Prepared
@@ -60,7 +60,7 @@ def _show(prepared: "Prepared", lists_only: bool) -> None:
         table.add_row(str(label), *map(str, counts))
     console.print(table)
     for reason, count in rejected["reason"].value_counts().items():
-        console.print(f"Rejected: {count} x {reason}")
+        console.print(f"Rejected: {count} x {printable(str(reason))}")
     console.print(f"Rejected in total: {len(rejected)} of {len(accepted) + len(rejected)}, listed in rejected.csv")
     console.print(f"Manifest: {prepared.manifest}")
     manifest = override("data.manifest", str(prepared.manifest))

@@ -21,6 +21,7 @@ from covid_xray.errors import UserError
 
 HIDDEN = re.compile(r"\.|__MACOSX$")  # files that programs create, such as ._1.png and .ipynb_checkpoints
 _MASKS = re.compile(r"(.*[ _-])?masks?$", re.IGNORECASE)
+MAX_DEPTH = 100  # levels of folders
 _SHOWN = 3
 
 
@@ -155,6 +156,16 @@ def compile_patient_regex(regex: str | None) -> re.Pattern[str] | None:
     return pattern
 
 
+def check_depth(root: str | Path, depth: int) -> None:
+    """Check how many levels a folder of images has, before Python's own limit is reached.
+
+    Raises:
+        UserError: If there are more than `MAX_DEPTH`.
+    """
+    if depth > MAX_DEPTH:
+        raise UserError(f"{root} has more than {MAX_DEPTH} levels of folders; move the images up")
+
+
 def _folders(root: Path) -> list[str]:
     try:
         return [path.name for path in root.iterdir() if path.is_dir()]
@@ -174,6 +185,7 @@ def _walk(root: Path, depth: int, left_out: dict[str, str]) -> list[str]:
 
     for place, folders, files in os.walk(root, onerror=refuse, followlinks=True):
         start = "" if Path(place) == root else Path(place).relative_to(root).as_posix() + "/"
+        check_depth(root, start.count("/"))
         for name in list(folders):
             hidden = HIDDEN.match(name)
             in_class = start.count("/") >= depth

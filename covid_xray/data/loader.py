@@ -48,16 +48,26 @@ class TimedLoader(DataLoader[tuple[Any, int]]):
                 return
             except RuntimeError as error:
                 text = str(error)
-                if "exited unexpectedly" in text or "timed out" in text or "killed by signal" in text:
-                    raise UserError(
-                        f"the loader's workers died or stopped ({text.splitlines()[0]}); {_ADVICE}"
-                    ) from error
+                if sentence := worker_failure(error):
+                    raise UserError(sentence) from error
                 if "shared memory" in text or "/torch_" in text:
                     raise UserError(f"shared memory is full ({text.splitlines()[-1]}); {_ADVICE}") from error
                 raise
             finally:
                 self.waited += time.perf_counter() - start
             yield batch
+
+
+def worker_failure(error: BaseException) -> str:
+    """The sentence for torch's exception about workers that died or stopped; empty for another exception.
+
+    torch raises it in the main thread at any moment, not only where a batch is awaited.
+    """
+    text = str(error)
+    known = "exited unexpectedly" in text or "timed out" in text or "killed by signal" in text
+    if not (isinstance(error, RuntimeError) and text.startswith("DataLoader") and known):
+        return ""
+    return f"the loader's workers died or stopped ({text.splitlines()[0].strip()}); {_ADVICE}"
 
 
 def affordable_workers(workers: int, batch_bytes: int, processes: int = 1) -> int:

@@ -190,7 +190,9 @@ def _parse(file: Path) -> pd.DataFrame:
         raise UserError(f"manifest {file} has rows with more fields than its header; correct them") from None
     except (ValueError, OSError, csv.Error) as error:
         raise UserError(f"manifest {file} cannot be read as CSV ({' '.join(str(error).split())})") from None
-    table = table.map(original_text)  # `prepare` writes them so
+    for name in header:
+        if table[name].str.startswith("'").any():  # as `prepare` writes what looks like a formula
+            table[name] = table[name].map(original_text)
     table.index += above + 1
     not_blank = (table != "").any(axis=1)
     return table.loc[not_blank].rename(columns={name: _free_name(name, header) for name in _RESERVED})

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
-from covid_xray.errors import UserError
+from covid_xray.errors import UserError, printable
 from covid_xray.files import write_atomically
 from covid_xray.metrics.calibration import Temperature, apply_temperature, fit_temperature
 from covid_xray.metrics.predictions import Predictions
@@ -146,7 +146,7 @@ def calibrate(
     try:
         write_atomically(file, json.dumps(stored | {run.checkpoint: asdict(new)}, indent=2) + "\n")
     except UserError as error:  # a run may be read-only
-        print(f"The calibration is not stored, and is made again each time: {error}")
+        print(f"The calibration is not stored, and is made again each time: {printable(str(error))}")
     return new, ""
 
 

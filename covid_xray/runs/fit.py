@@ -248,7 +248,8 @@ def train(
     module.schedule.check(module.group_names, trainer.world_size)  # before other processes are started
     threads = torch.get_num_threads() if trainer.strategy.root_device.type == "cpu" else None
     session = folder.session(config, resume == "never", threads) if is_main_process() else contextlib.nullcontext()
-    with session, resource_errors(folder.path), checkpoint.signals(), _closing(created):
+    # What ends the session may be interrupted by dead workers, too.
+    with checkpoint.worker_failures(), session, resource_errors(folder.path), checkpoint.signals(), _closing(created):
         if is_main_process():
             folder.write_splits(data.splits_csv())
         if trainer.is_global_zero:

@@ -216,9 +216,10 @@ def _pattern(source: str) -> str:
     return source
 
 
-def _below(folder: Path, left_out: Counter[str]) -> Iterator[str]:
-    from covid_xray.data.folder import HIDDEN
+def _below(folder: Path, left_out: Counter[str], depth: int = 0) -> Iterator[str]:
+    from covid_xray.data.folder import HIDDEN, check_depth
 
+    check_depth(folder, depth)
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -231,7 +232,7 @@ def _below(folder: Path, left_out: Counter[str]) -> Iterator[str]:
         elif entry.is_symlink():  # a link to a parent folder would never end
             left_out["links to folders"] += 1
         else:
-            yield from _below(entry, left_out)
+            yield from _below(entry, left_out, depth + 1)
 
 
 def _if_image(file: Path, left_out: Counter[str]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from covid_xray.data.manifest import read_manifest
 from covid_xray.data.phantom import draw_phantoms
 from covid_xray.data.records import COLUMNS, check_records
 from covid_xray.errors import UserError
+from covid_xray.runs.prediction_file import list_images
 
 PNG = b"\x89PNG"  # reading a manifest does not open the images
 
@@ -289,6 +290,14 @@ def test_folder(tmp_path: Path) -> None:
     assert table["split"].tolist() == ["test", "train", "train", "val"]
     assert table["patient_id"].tolist() == ["p3", "p1", "p2", "p4"]
     assert table["label"].tolist() == ["a", "a", "b", "b"]
+
+
+def test_folders_without_end_are_refused(tmp_path: Path) -> None:
+    deep = tmp_path / "deep"
+    (deep / "/".join(["a"] * 102)).mkdir(parents=True)
+    for read in (read_folder, lambda path: list(list_images(str(path)))):
+        with pytest.raises(UserError, match="has more than 100 levels of folders"):
+            read(deep)
 
 
 def test_folder_reports_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

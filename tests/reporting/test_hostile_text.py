@@ -15,6 +15,7 @@ from rich.console import Console
 from covid_xray.data.datamodule import XrayDataModule
 from covid_xray.data.folder import read_folder
 from covid_xray.data.images.read import write_png
+from covid_xray.data.importers import locate
 from covid_xray.data.manifest import read_manifest
 from covid_xray.data.prepare import prepare, rejected_files
 from covid_xray.data.records import check_text
@@ -31,6 +32,13 @@ from covid_xray.runs.prediction_file import list_images
 from covid_xray.schedule import Phase, Schedule
 from covid_xray.sweeps.jobs import SweepRun
 from covid_xray.sweeps.table import sweep_csv, sweep_table
+
+
+def test_paths_of_a_publisher_change_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/\x1b[2J1.png").touch()
+    assert locate(["old/\x1b[2J1.png"], tmp_path) == ["new/\x1b[2J1.png"]
+    assert r"old/\x1b[2J1.png is new/\x1b[2J1.png" in capsys.readouterr().out
 
 
 def test_a_figure_reads_no_formula() -> None:

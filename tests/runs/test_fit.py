@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -110,6 +111,26 @@ def test_a_run_that_does_not_move_after_sigterm_exits(
     with pytest.raises(TrainingStopped):
         fit(records, tmp_path / "run", callbacks=[AtHook("on_train_batch_start", hang)])
     assert exits[0] == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(("hook", "stopped"), [("on_train_batch_end", False), ("on_validation_batch_start", True)])
+def test_workers_that_die_at_any_moment(records: pd.DataFrame, tmp_path: Path, hook: str, stopped: bool) -> None:
+    """torch raises its exception then wherever the main thread is; a scheduler sends SIGTERM to workers, too."""
+
+    def kill_workers(trainer: Trainer) -> None:
+        if stopped:
+            terminate(trainer)
+        workers = multiprocessing.active_children()
+        assert workers
+        for worker in workers:
+            worker.kill()
+        time.sleep(1)  # interrupted, except after an earlier training in this process: Lightning resets the handler
+
+    error, text = (TrainingStopped, str(int(signal.SIGTERM))) if stopped else (cx.UserError, "workers died or stopped")
+    network = Small(3)
+    data = cx.XrayDataModule(records, SMALL_SCHEDULE, num_workers=1)
+    with pytest.raises(error, match=text):
+        cx.fit(network, data, tmp_path / "run", **{**DEFAULTS, "callbacks": [AtHook(hook, kill_workers)]})
 
 
 def test_training_stops_at_the_first_loss_that_is_not_finite(records: pd.DataFrame, tmp_path: Path) -> None:

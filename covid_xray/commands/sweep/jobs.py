@@ -26,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from covid_xray.commands._build import build_records, resolve
-from covid_xray.errors import UserError, quote
+from covid_xray.errors import UserError, printable, quote
 from covid_xray.files import resource_errors
 from covid_xray.runs.folder import is_main_process
 from covid_xray.sweeps.devices import claim_device, refuse_several_devices
@@ -135,7 +135,7 @@ def run_job(run: Callable[[DictConfig], Any], cfg: DictConfig, sentence: Callabl
         if main:
             with contextlib.suppress(UserError):  # such as a full disk, of which the job itself reports
                 fail_job(folder, text, details)
-            print(f"{details}covid-xray: {folder.name}: {text}", file=sys.stderr)
+            print(f"{details}covid-xray: {folder.name}: {printable(text)}", file=sys.stderr)
         return None
     finally:
         gc.collect()  # Trainer and module refer to each other and keep device memory that the next job needs

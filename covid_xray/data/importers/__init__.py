@@ -32,7 +32,7 @@ import pandas as pd
 from covid_xray.data.folder import HIDDEN
 from covid_xray.data.images.read import EXTENSIONS
 from covid_xray.data.records import SPLIT_NAMES
-from covid_xray.errors import UserError
+from covid_xray.errors import UserError, printable
 
 _SEPARATORS = (",", ";", "\t", "|")
 
@@ -86,7 +86,10 @@ def split_folders(root: Path) -> list[tuple[Path, str]]:
 def image_files(folder: Path) -> list[Path]:
     """Return the files with an image extension in a folder and its subfolders, sorted, without hidden ones."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and not path.is_dir())
-    return sorted(path for path in found if not any(map(HIDDEN.match, path.relative_to(folder).parts)))
+    try:
+        return sorted(path for path in found if not any(map(HIDDEN.match, path.relative_to(folder).parts)))
+    except RecursionError:
+        raise UserError(f"{folder} has too many levels of folders; move the images up") from None
 
 
 def reject_others(table: pd.DataFrame, source: Path, ignored: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -190,7 +193,8 @@ def locate(paths: Sequence[str], source: Path) -> list[str]:
                 taken.add(free[name][0])
     found = [path if place is None else place for path, place in zip(paths, new, strict=True)]
     if moved := [pair for pair in zip(paths, found, strict=True) if pair[0] != pair[1]]:
-        print(f"{len(moved)} images are in other folders than the table says: {moved[0][0]} is {moved[0][1]}, ...")
+        first = printable(f"{moved[0][0]} is {moved[0][1]}")
+        print(f"{len(moved)} images are in other folders than the table says: {first}, ...")
     return found
 
 

@@ -21,8 +21,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
+from covid_xray.data.loader import worker_failure
 from covid_xray.errors import UserError
-from covid_xray.files import replace_durably, resource_errors, write_failure
+from covid_xray.files import error_chain, replace_durably, resource_errors, write_failure
 from covid_xray.networks.archive import archive_fault
 from covid_xray.training.module import XrayClassifier
 
@@ -114,6 +115,22 @@ class RunCheckpoint(Checkpoint):
                 signal.signal(signum, handler)
             done.set()
             self._stopping.set()  # ends the thread
+
+    @contextlib.contextmanager
+    def worker_failures(self) -> Iterator[None]:
+        """Turn torch's exception about dead loader workers, which can interrupt any line, into what it means.
+
+        Raises:
+            TrainingStopped: If a stop signal came; a scheduler sends it to the workers, too.
+            UserError: If none came.
+        """
+        try:
+            yield
+        except Exception as error:
+            sentence = next(filter(None, map(worker_failure, error_chain(error))), "")
+            if not sentence or isinstance(error, TrainingStopped):
+                raise
+            raise TrainingStopped(self._stop_signal) if self._stop_signal else UserError(sentence) from error
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write checkpoints directly into the run folder."""
