@@ -34,6 +34,8 @@ class Phase:
             group is in evaluation mode with fixed scale and shift, in every group.
         accumulate: Equal parts of a batch that are computed one after the other, so that less memory is needed. The
             gradient is that of the mean over the whole batch. Training BatchNorm normalises each part by itself.
+        cached_features: Compute the features of every image once, and train the last group on them. The images of the
+            phase are not augmented, only the last group trains, and ``train_bn`` is false.
     """
 
     image_size: int
@@ -43,6 +45,7 @@ class Phase:
     max_lr: MaxLR
     train_bn: bool = True
     accumulate: int = 1
+    cached_features: bool = False
 
     def __post_init__(self) -> None:
         """Check every value, so that a mistake is found before data is loaded."""
@@ -57,6 +60,13 @@ class Phase:
             )
         if not isinstance(self.train_bn, bool):
             raise UserError(f"train_bn must be true or false, not {self.train_bn!r}")
+        if not isinstance(self.cached_features, bool):
+            raise UserError(f"cached_features must be true or false, not {self.cached_features!r}")
+        if self.cached_features and (self.train_bn or self.accumulate > 1):
+            raise UserError(
+                "cached_features needs train_bn=false, because BatchNorm that trains changes the features, and "
+                "accumulate=1"
+            )
         names = [self.trains] if isinstance(self.trains, str) else self.trains
         if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
             raise UserError(f"trains must be 'all', a layer group or a list of layer groups, not {self.trains!r}")
@@ -200,7 +210,9 @@ class Schedule:
         """
         for name, phase in self.phases.items():
             try:
-                phase.trained_groups(groups)
+                trained = phase.trained_groups(groups)
+                if phase.cached_features and trained != tuple(groups[-1:]):
+                    raise UserError(f"cached_features needs trains={groups[-1]}: all other layers must be frozen")
                 phase.group_max_lrs(len(groups))
             except UserError as error:
                 raise UserError(f"schedule.phases.{name}.{error}") from None

@@ -174,7 +174,8 @@ class XrayDataModule(LightningDataModule):
         phase = self.schedule.at(epoch).phase
         loader = self._loader("train", self.subset("train"))
         assert isinstance(loader.batch_sampler, TrainBatches)
-        loader.batch_sampler.begin(epoch, phase.batch_size, phase.image_size, first_batch)
+        augmented = not phase.cached_features
+        loader.batch_sampler.begin(epoch, phase.batch_size, phase.image_size, first_batch, augmented)
         return loader
 
     def val_dataloader(self) -> TimedLoader:

@@ -164,9 +164,10 @@ class TrainBatches(Sampler[list[Sample]]):
         self._asked = {"sources": np.asarray(sources)} if takes_sources(self.order) else {}
         self.begin(epoch=0, batch_size=1, image_size=1)
 
-    def begin(self, epoch: int, batch_size: int, image_size: int, first_batch: int = 0) -> None:
+    def begin(self, epoch: int, batch_size: int, image_size: int, first_batch: int = 0, augmented: bool = True) -> None:
         """Set the epoch and the settings of its phase; skip ``first_batch`` batches that were trained on before."""
         self.epoch, self.batch_size, self.image_size, self.first_batch = epoch, batch_size, image_size, first_batch
+        self.augmented = augmented
 
     def __len__(self) -> int:
         """Number of batches of the whole epoch, including skipped ones, as Lightning counts them."""
@@ -186,7 +187,7 @@ class TrainBatches(Sampler[list[Sample]]):
 
     def _sample(self, index: int, repeat: int) -> Sample:
         seed = (self.seed, self.epoch, index, repeat) if repeat else (self.seed, self.epoch, index)
-        return Sample(index, self.image_size, seed)
+        return Sample(index, self.image_size, seed if self.augmented else None)
 
 
 def _repeats(images: NDArray[np.int64]) -> list[int]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
@@ -23,6 +24,7 @@ from covid_xray.networks.layer_groups import LayeredNetwork, check_network, para
 from covid_xray.networks.weights import CLASS_NAMES
 from covid_xray.schedule import Schedule
 from covid_xray.training.adversary import SourceAdversary
+from covid_xray.training.feature_cache import FeatureCache
 from covid_xray.training.losses import CrossEntropy
 from covid_xray.training.mixing import Mixing
 
@@ -94,7 +96,10 @@ class XrayClassifier(LightningModule):
                 )
         if mixing is not None and compile_mode is not None:
             raise UserError("mixing does not work with compile: use compile=null or mixing=none")
+        if (mixing or adversary or compile_mode) and any(phase.cached_features for phase in schedule.phases.values()):
+            raise UserError("cached_features in a phase works only with mixing=none, adversary=none and compile=null")
         self.mask_centre, self.mixing, self.adversary = mask_centre, mixing, adversary
+        self._features: tuple[str, FeatureCache] | None = None  # with the name of their phase
         self.loss = None if isinstance(loss, CrossEntropy) and loss.is_plain else loss
         self._loss_takes_sources = loss is not None and takes_sources(loss.forward)
         if self.needs_sources:
@@ -166,7 +171,7 @@ class XrayClassifier(LightningModule):
         adds the last one's, so a step of Lightning is always an optimiser step; its own ``accumulate_grad_batches``
         would count parts as batches, and lose gradients where a run is saved between them.
         """
-        forward: Callable[[Tensor], Tensor] = self._compiled or self
+        forward: Callable[[Tensor], Tensor] = self._compiled or self._logits
         images, targets, *sources = batch
         if self.mixing is not None:
             images, targets = self.mixing(self.normalise(images), targets)
@@ -258,6 +263,17 @@ class XrayClassifier(LightningModule):
         """Parts of a batch in this epoch."""
         return self.schedule.at(self.current_epoch).phase.accumulate
 
+    def _logits(self, images: Tensor) -> Tensor:
+        """Logits of images, in a training also from features that the phase keeps."""
+        position = self.schedule.at(self.current_epoch)
+        if not (position.phase.cached_features and self.trainer.state.fn == TrainerFn.FITTING):
+            self._features = None
+            return self(images)  # type: ignore[no-any-return]
+        if self._features is None or self._features[0] != position.name:
+            assert isinstance(self.network, LayeredNetwork)
+            self._features = position.name, FeatureCache(self.network)
+        return self._features[1].logits(images, self.normalise)
+
     def _losses(self, logits: Tensor, targets: Tensor, *sources: Tensor) -> tuple[Tensor, Tensor]:
         """Plain cross-entropy, and the loss that is minimised."""
         plain = F.cross_entropy(logits.float(), targets)
@@ -287,7 +303,7 @@ class XrayClassifier(LightningModule):
 
     def _update(self, metrics: MetricCollection, batch: Batch) -> None:
         images, labels = batch[:2]
-        logits = self(images).float()
+        logits = self._logits(images).float()
         metrics["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
         for name in ("accuracy", "f1_weighted", "recall", "confusion"):
             metrics[name].update(logits, labels)
