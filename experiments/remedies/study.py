@@ -28,12 +28,14 @@ from covid_xray.data.sampling import Independent
 from covid_xray.metrics.comparison import compare
 from covid_xray.metrics.estimates import estimate
 from covid_xray.metrics.predictions import Predictions
+from covid_xray.probes.shortcuts import blacken_centre, shortcut_verdict
 from covid_xray.training.adversary import SourceAdversary
 from covid_xray.training.losses import GroupDRO
 from covid_xray.training.trainer import build_trainer, needed_callbacks
 
 PATIENTS, DRAWN, SIZE, EPOCHS, BATCH, RATE, SHORTCUT = 750, 128, 64, 4, 16, 2e-3, 0.9
 SEEDS = (0, 1, 2)
+REAL = "real"  # instead of a mark: real X-rays, a fold per seed
 METHODS = {
     "plain": "",
     "sampler=independent": "independent",
@@ -61,11 +63,17 @@ class Cell(NamedTuple):
 def cells(kinds: tuple[str, ...]) -> Iterator[Cell]:
     """All runs, seed by seed; those that need masks at the end."""
     found = [Cell(kind, seed, method) for kind in kinds for seed in SEEDS for method in METHODS]
-    yield from sorted(found, key=lambda cell: cell.method == "crop=mask")
+    possible = [cell for cell in found if cell.kind != REAL or cell.method in ("plain", "crop=frame")]
+    yield from sorted(possible, key=lambda cell: cell.method == "crop=mask")
 
 
-def read(cell: Cell, root: Path) -> pd.DataFrame:
-    """The phantoms of a run with their splits; the test images have marks of random sources."""
+def read(cell: Cell, root: Path, manifest: Path | None) -> pd.DataFrame:
+    """The images of a run with their splits: a fold of real X-rays, or phantoms; these are tested with random marks."""
+    if cell.kind == REAL:
+        crop = FrameCrop(folder=str(root / "cropped"))
+        records = cx.read_manifest(str(manifest))
+        records = crop_records(records, crop) if cell.method == "crop=frame" else records
+        return cx.assign_splits(records, folds=5, fold=cell.seed)
     phantoms = PhantomSet(PATIENTS, 1, DRAWN, cell.seed, SHORTCUT, cell.kind, 0.0, 1.0)
     records = cx.draw_phantoms(root, **asdict(phantoms))
     parts = METHODS[cell.method].split()
@@ -84,13 +92,13 @@ def read(cell: Cell, root: Path) -> pd.DataFrame:
     return cx.assign_splits(records, seed=cell.seed)
 
 
-def run(cell: Cell, root: Path) -> dict[str, np.ndarray]:
+def run(cell: Cell, root: Path, manifest: Path | None) -> dict[str, np.ndarray]:
     """Train and give the probabilities of validation and test images; the weights are those after the last epoch."""
     parts = METHODS[cell.method].split()
     schedule = cx.Schedule({"all": cx.Phase(SIZE, BATCH, EPOCHS, "all", RATE)})
     flip = cx.Augmentation([ResizeWarp(warp=0, rotate=0, zoom=1, p=0, flip_p=0.5)])
     sampler = Independent() if "independent" in parts else None
-    data = cx.XrayDataModule(read(cell, root), schedule, flip, seed=cell.seed, num_workers=0, sampler=sampler)
+    data = cx.XrayDataModule(read(cell, root, manifest), schedule, flip, seed=cell.seed, num_workers=0, sampler=sampler)
     torch.manual_seed(cell.seed)
     network = cx.create_network("resnet18", data.num_classes)
     loss = GroupDRO(data.group_counts()) if "dro" in parts else None
@@ -104,22 +112,30 @@ def run(cell: Cell, root: Path) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {"groups": data.group_counts().to_numpy()}
     for split in ("val", "test"):
         table = data.subset(split)
-        images = [data.dataset(table)._image(row) for row in range(len(table))]
-        pixels = torch.from_numpy(np.stack(images)).unsqueeze(1)
-        with torch.inference_mode():
-            logits = torch.cat([module(part) for part in torch.split(pixels, 64)]).float().numpy()
-        found[f"{split} logits"] = logits
+        images = np.stack([data.dataset(table)._image(row) for row in range(len(table))])
+        found[f"{split} logits"] = answer(module, images)
+        found[f"{split} centre black logits"] = answer(module, blacken_centre(images))
         found[f"{split} labels"] = np.array([CLASSES.index(label) for label in table["label"]])
         found[f"{split} sources"] = table["source"].to_numpy(str)
+        if cell.kind == REAL:  # a phantom has one image, and the phantoms of all seeds have the same names
+            found[f"{split} patients"] = table["patient_id"].to_numpy(str)
     return found
 
 
-def predictions(found: list[dict[str, np.ndarray]], split: str) -> Predictions:
+def answer(module: cx.XrayClassifier, images: np.ndarray) -> np.ndarray:
+    """Logits (n, c) of grey images (n, s, s), uint8."""
+    with torch.inference_mode():
+        parts = torch.split(torch.from_numpy(images).unsqueeze(1), 64)
+        return torch.cat([module(part) for part in parts]).float().numpy()
+
+
+def predictions(found: list[dict[str, np.ndarray]], split: str, name: str = "logits") -> Predictions:
     """Predictions of one or several runs of other patients."""
     labels = np.concatenate([part[f"{split} labels"] for part in found])
-    scores = softmax(np.concatenate([part[f"{split} logits"] for part in found]).astype(np.float64), axis=1)
-    images = [str(number) for number in range(len(labels))]  # one image of each patient
-    return Predictions.build(labels.tolist(), scores, CLASSES, images, images)
+    scores = softmax(np.concatenate([part[f"{split} {name}"] for part in found]).astype(np.float64), axis=1)
+    images = [str(number) for number in range(len(labels))]
+    given = [name for part in found for name in part.get(f"{split} patients", ())]
+    return Predictions.build(labels.tolist(), scores, CLASSES, images, given or images)
 
 
 def row(cell: Cell, found: dict[str, np.ndarray]) -> dict[str, object]:
@@ -151,8 +167,16 @@ def summary(files: dict[Cell, dict[str, np.ndarray]]) -> pd.DataFrame:
             half = stats.t.ppf(0.975, len(own) - 1) * runs[name].std() / np.sqrt(len(own)) if len(own) > 1 else np.nan
             values[f"{name}, low"], values[f"{name}, high"] = values[name] - half, values[name] + half
         pooled = predictions(list(own.values()), "test")
-        interval = estimate(pooled).intervals["accuracy"]
+        whole = estimate(pooled).intervals
+        interval = whole["accuracy"]
         values |= {"pooled images": len(pooled.labels), "pooled low": interval.low, "pooled high": interval.high}
+        values["kept without the centre"] = np.nan
+        if all("test centre black logits" in found for found in own.values()):
+            black = estimate(predictions(list(own.values()), "test", "centre black logits")).intervals
+            auroc = whole["macro_auroc"].value, black["macro_auroc"].value
+            chance = 1 / len(CLASSES)
+            verdict = shortcut_verdict(whole["balanced_accuracy"], black["balanced_accuracy"], chance, *auroc)
+            values["kept without the centre"] = verdict.kept
         if all(found is not None for found in plain.values()):
             base = predictions([found for found in plain.values() if found is not None], "test")
             gain = compare(base, pooled).differences["accuracy"]
@@ -162,32 +186,34 @@ def summary(files: dict[Cell, dict[str, np.ndarray]]) -> pd.DataFrame:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table of the README."""
-    lines = [
-        "| setting | seeds | validation accuracy | test accuracy (t interval over seeds) | pooled test images | gain |",
-        "|---|---|---|---|---|---|",
-    ]
+    """The table of the README for one kind."""
+    names = ["setting", "seeds", "validation accuracy", "test accuracy (t interval over seeds)"]
+    names += ["pooled test images", "gain", "skill kept, centre black"]
+    lines = []
     for values in table.to_dict("records"):
         percent = {name: f"{100 * value:.1f}" for name, value in values.items() if isinstance(value, float)}
-        setting = "plain" if values["method"] == "plain" else f"`{values['method']}`"
         seeds = f" ({percent['test accuracy, low']} to {percent['test accuracy, high']})" if values["runs"] > 1 else ""
         gain = f"{100 * values['gain']:+.1f} ({100 * values['gain low']:+.1f} to {100 * values['gain high']:+.1f})"
         gain = "none: the same classes" if np.isnan(values["gain low"]) else gain
-        cells = (
-            setting,
-            str(values["runs"]),
-            f"{percent['validation accuracy']} %",
-            f"{percent['test accuracy']} %{seeds}",
-            f"{percent['pooled low']} to {percent['pooled high']} %",
-            "" if values["method"] == "plain" else gain,
+        lines.append(
+            (
+                "plain" if values["method"] == "plain" else f"`{values['method']}`",
+                str(values["runs"]),
+                f"{percent['validation accuracy']} %",
+                f"{percent['test accuracy']} %{seeds}",
+                f"{percent['pooled low']} to {percent['pooled high']} %",
+                "" if values["method"] == "plain" else gain,
+                f"{percent['kept without the centre']} %",
+            )
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    columns = len(names) - int(table["kept without the centre"].isna().all())
+    head, *rest = (f"| {' | '.join(cells[:columns])} |" for cells in (names, *lines))
+    return "\n".join((head, "|---" * columns + "|", *rest))
 
 
 def draw_figure(table: pd.DataFrame, runs: pd.DataFrame, file: Path) -> None:
     """Accuracy of each method in validation, where the source still gives the label away, and in the test."""
-    kinds = list(dict.fromkeys(table["kind"]))
+    kinds, titles = list(dict.fromkeys(table["kind"])), {REAL: "real X-rays"}
     figure, axes = plt.subplots(1, len(kinds), figsize=(6.8 * len(kinds), 3.6), layout="constrained", squeeze=False)
     for axis, kind in zip(axes[0], kinds, strict=True):
         part = table[table["kind"] == kind].reset_index(drop=True)
@@ -202,7 +228,13 @@ def draw_figure(table: pd.DataFrame, runs: pd.DataFrame, file: Path) -> None:
             own = runs[(runs["method"] == method) & (runs["kind"] == kind)]
             axis.scatter(100 * own["test accuracy"], [place] * len(own), color="black", s=9, zorder=3)
         axis.axvline(100 / len(CLASSES), color="grey", linestyle=":")
-        axis.set(yticks=places, yticklabels=part["method"], xlim=(0, 100), xlabel="accuracy (%)", title=f"mark: {kind}")
+        axis.set(
+            yticks=places,
+            yticklabels=part["method"],
+            xlim=(0, 100),
+            xlabel="accuracy (%)",
+            title=titles.get(kind, f"mark: {kind}"),
+        )
         axis.invert_yaxis()
     figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=2)
     figure.savefig(file, dpi=90)
@@ -214,19 +246,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/remedies"))
     parser.add_argument("--results", type=Path, default=Path(__file__).parent)
     parser.add_argument("--kinds", nargs="+", default=["frame"], help="marks of the source")
+    parser.add_argument("--real", type=Path, help="manifest of real X-rays, to train on them too")
     parser.add_argument("--most", type=int, default=10**6, help="end after so many new runs")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     options.output.mkdir(parents=True, exist_ok=True)
     files: dict[Cell, dict[str, np.ndarray]] = {}
     new = 0
-    for cell in cells(tuple(options.kinds)):
+    for cell in cells((*options.kinds, REAL) if options.real else tuple(options.kinds)):
         file = options.output / f"{cell.name}.npz"
         if not file.is_file():
             if new == options.most:
                 break
             new += 1
-            found = run(cell, options.output / "phantoms")
+            found = run(cell, options.output / "phantoms", options.real)
             part = file.with_suffix(".part.npz")
             np.savez_compressed(part, **found)
             part.replace(file)
@@ -237,7 +270,8 @@ def main() -> None:
     runs.round(4).to_csv(options.results / "runs.csv", index=False)
     table.round(4).to_csv(options.results / "results.csv", index=False)
     draw_figure(table, runs, options.results / "accuracy.png")
-    print(markdown(table))
+    for _, part in table.groupby("kind"):
+        print(markdown(part), end="\n\n")
 
 
 if __name__ == "__main__":
