@@ -1,5 +1,6 @@
 """Cached features of a frozen body: the weights of a run without a cache, exact on resume, each image computed once."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,13 @@ def test_weights_equal_those_without_a_cache(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_features_do_not_depend_on_the_place_in_a_batch(dtype: torch.dtype) -> None:
     """What the exact resume of a phase with cached features rests on."""
-    network = cx.create_network("resnet18", 3).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    network = cx.create_network("resnet18", 3).to(memory_format=torch.channels_last).eval()
     images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     images = images.contiguous(memory_format=torch.channels_last)
     order = torch.tensor([3, 1, 7, 0, 2, 6, 5, 4])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        features, moved = network.features(images), network.features(images[order])
+        body: Callable[[Tensor], Tensor] = network.features  # type: ignore[assignment]
+        features, moved = body(images), body(images[order])
     assert features.dtype == dtype
     assert torch.equal(features[order], moved)
 
