@@ -1,7 +1,6 @@
 """Turns a downloaded collection into a checked manifest, without changing the collection."""
 
 import contextlib
-import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,8 @@ import pandas as pd
 from covid_xray.data.audit.fingerprints import fingerprint_files
 from covid_xray.data.cache import Spool, open_store
 from covid_xray.data.folder import compile_patient_regex, find_patients, list_folder
-from covid_xray.data.images.grey import GreyImage, ImageError, read_bytes
 from covid_xray.data.importers import default_classes, importer, locate
 from covid_xray.data.importers.findings import check_findings, label_findings
-from covid_xray.data.parallel import map_files
 from covid_xray.errors import CONTROL, UserError
 from covid_xray.files import original_text, spreadsheet_text, write_atomically, write_failure
 
@@ -201,33 +198,14 @@ def _read_rejected(folder: str) -> list[tuple[str, str]]:
 
 
 def _checks(files: list[str], workers: int | None, audit_cache: Path | None, spool: Spool | None) -> list[Check]:
-    """Decode every image once, unless the cache knows it, and compute the digests of its file and of its pixels."""
-    hashes: dict[str, str] = {}
-
-    def keep(file: str, image: GreyImage) -> None:
-        hashes[file] = _sha256(file)
-        if spool is not None:
-            spool.add(file, image)
-
-    found = fingerprint_files(files, audit_cache, workers, keep)
-    known = [file for file, reason in zip(files, found.reason, strict=True) if not reason and file not in hashes]
-    hashes |= zip(known, map_files(_sha256, known, "checking images", workers), strict=True)
+    """Read every image once, unless the cache knows it: digests of its file and of its pixels, and its size."""
+    found = fingerprint_files(files, audit_cache, workers, None if spool is None else spool.add)
     return [
-        Check(hashes[file], int(width), int(height), "", pixels.decode())
-        if not reason and hashes[file]
-        else Check(reason=reason.decode("utf-8", "ignore") or "it cannot be read any more")
-        for file, reason, width, height, pixels in zip(
-            files, found.reason, found.width, found.height, found.pixels, strict=True
+        Check(sha256.decode(), int(width), int(height), reason.decode("utf-8", "ignore"), pixels.decode())
+        for sha256, width, height, reason, pixels in zip(
+            found.sha256, found.width, found.height, found.reason, found.pixels, strict=True
         )
     ]
-
-
-def _sha256(file: str) -> str:
-    """Digest of a file; empty if it cannot be read."""
-    try:
-        return hashlib.sha256(read_bytes(file)).hexdigest()
-    except ImageError:
-        return ""
 
 
 def _complete(table: pd.DataFrame, source: Path) -> pd.DataFrame:

@@ -376,9 +376,9 @@ def test_twenty_thousand_hashes_take_seconds() -> None:
     hashes = rng.integers(0, 2**63, (20_000, 4), dtype=np.uint64) * np.uint64(2)
     hashes[-1] = hashes[0] ^ np.uint64(7)
     thumbnails = np.tile(rng.integers(0, 256, (1, 32, 32), dtype=np.uint8), (len(hashes), 1, 1))
-    start = time.perf_counter()
+    start = time.process_time()  # independent of other processes
     assert find_near_duplicates(hashes, thumbnails).tolist() == [[0, 19_999]]
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_hash_is_that_of_imagehash(chests: list[GreyImage]) -> None:
@@ -443,7 +443,7 @@ def test_size_and_aspect_ratio_are_separate_factors() -> None:
 
 
 @needs_real
-def test_real_data(tmp_path: Path) -> None:
+def test_real_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = read_manifest(REAL / "manifest.csv")
     images = read_images(records["file"].tolist(), tmp_path, workers=2)
     report = audit_records(assign_splits(records, by="image"), images)
@@ -457,9 +457,9 @@ def test_real_data(tmp_path: Path) -> None:
     assert "every covid-19 image comes from another source than all others" in report.warnings()[0]
     assert len(report.patients_across_splits) > 50
     grouped_records = assign_splits(records, by="patient", given="ignore", images=images)
-    start = time.perf_counter()
+    # With the cache, no image is read again.
+    monkeypatch.setattr("covid_xray.data.audit.fingerprints.decode_image", None)
     grouped: AuditReport = audit_records(grouped_records, audit_cache=tmp_path)
-    assert time.perf_counter() - start < 3
     assert grouped.leaks() == []
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,16 +18,19 @@ from covid_xray.data.audit.near_duplicates import (
     Pairs,
     evened,
     find_near_duplicates,
+    reduced,
     traits,
 )
-from covid_xray.data.images.grey import GreyImage, ImageError
-from covid_xray.data.images.read import read_image
+from covid_xray.data.images.grey import GreyImage, ImageError, read_bytes
+from covid_xray.data.images.read import decode_image
 from covid_xray.data.parallel import map_files
-from covid_xray.files import waiting_lock
+from covid_xray.errors import UserError
+from covid_xray.files import atomic_write, waiting_lock
 
-_VERSION = 3  # to be raised when `read_image` gives other pixels, or `traits` another hash
+_VERSION = 4  # to be raised when `read_image` gives other pixels, or `traits` another hash
 _SAVE_SECONDS = 60.0
 _FIELDS = {
+    "sha256": np.dtype("S64"),
     "pixels": np.dtype("S32"),
     "hash": np.dtype((np.uint64, 4)),
     "thumbnail": np.dtype((np.uint8, (THUMBNAIL, THUMBNAIL))),
@@ -45,6 +47,7 @@ class Fingerprints(NamedTuple):
     """One entry per image; where ``reason`` is not empty, the image cannot be read and the other arrays are zero.
 
     Attributes:
+        sha256: Digest of the file, 64 hexadecimal digits.
         pixels: Digest of the decoded pixels and their shape, 32 hexadecimal digits.
         hash: Perceptual hash (n, 4), uint64.
         thumbnail: Resized image (n, 32, 32), uint8.
@@ -55,6 +58,7 @@ class Fingerprints(NamedTuple):
         reason: Why the image cannot be read, UTF-8, or empty.
     """
 
+    sha256: NDArray[np.bytes_]
     pixels: NDArray[np.bytes_]
     hash: Hashes
     thumbnail: NDArray[np.uint8]
@@ -128,13 +132,15 @@ def fingerprint(file: str, keep: Callable[[str, GreyImage], None] | None = None)
     """One row of the fields of `Fingerprints`; ``keep`` gets the file and its image."""
     row = np.zeros((), dtype=_ROW)
     try:
-        image = read_image(file)
+        data = read_bytes(file)
+        image = decode_image(data, file)
     except ImageError as error:
         row["reason"] = error.reason.encode("utf-8", "replace")
         return row
-    row["pixels"] = pixel_digest(image)
-    row["hash"], row["thumbnail"] = traits(image)
-    row["even_hash"], row["even_thumbnail"] = traits(evened(image))
+    row["sha256"], row["pixels"] = hashlib.sha256(data).hexdigest(), pixel_digest(image)
+    small = reduced(image)
+    row["hash"], row["thumbnail"] = traits(small)
+    row["even_hash"], row["even_thumbnail"] = traits(evened(small))
     row["height"], row["width"] = image.shape
     if keep is not None:
         keep(file, image)
@@ -191,18 +197,10 @@ def _load(store: Path | None) -> tuple[NDArray[np.bytes_], NDArray[np.void]]:
 
 def _save(store: Path, keys: NDArray[np.bytes_], rows: NDArray[np.void]) -> None:
     keys, order = np.unique(keys, return_index=True)
-    try:
+    with contextlib.suppress(OSError, UserError):  # a full disk: the images are read again next time
         store.parent.mkdir(parents=True, exist_ok=True)
-        # A unique name: several runs may save at once, and the last one wins.
-        handle, draft = tempfile.mkstemp(dir=store.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, keys=keys, rows=rows[order])
-            Path(draft).replace(store)
-        except OSError:
-            Path(draft).unlink(missing_ok=True)
-    except OSError:
-        return
+        with atomic_write(store) as draft, draft.open("wb") as file:
+            np.savez(file, keys=keys, rows=rows[order])
 
 
 def reasons(fingerprints: Fingerprints, paths: Iterable[str]) -> dict[str, str]:

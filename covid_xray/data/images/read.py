@@ -25,17 +25,24 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_image(path: str | Path) -> GreyImage:
-    """Read an image file as grey, uint8, (height, width), upright (EXIF rotation applied).
+    """Read an image file as grey, uint8, (height, width), upright (EXIF rotation applied); see `decode_image`.
+
+    Raises:
+        ImageError: If the file is missing, not a regular file, not readable, larger than 1 GiB, or cannot be decoded.
+    """
+    return decode_image(read_bytes(path), path)
+
+
+def decode_image(data: bytes, path: str | Path) -> GreyImage:
+    """Decode the content of an image file as grey, uint8, (height, width), upright (EXIF rotation applied).
 
     Colour is converted to luma. Transparent images are composited over black. Deeper grey is scaled by
     the depth that the file declares (`scale_to_8_bits`). For DICOM see `covid_xray.data.images.dicom.read_dicom`.
 
     Raises:
-        ImageError: If the file is missing, not a regular file, not readable, larger than 1 GiB, larger than
-            `MAX_PIXELS` (checked in its header, before memory is allocated), truncated, damaged, of several frames, or
-            of an unknown format.
+        ImageError: If the image is larger than `MAX_PIXELS` (checked in its header, before memory is allocated),
+            truncated, damaged, of several frames, or of an unknown format.
     """
-    data = read_bytes(path)
     if data.startswith(JPEG_MAGIC):
         header = jpeg_header(data)
     elif data.startswith(PNG_MAGIC):
