@@ -148,6 +148,7 @@ def _command_help(command: str) -> str:
 
 def _run(command: str, overrides: list[str]) -> None:
     from hydra import main as hydra_main
+    from hydra._internal.hydra import Hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from omegaconf import DictConfig
@@ -155,7 +156,7 @@ def _run(command: str, overrides: list[str]) -> None:
 
     sweeps = import_module("covid_xray.commands.sweep.jobs")
     literal_paths = import_module("covid_xray.commands._paths").literal_paths
-    resource_errors = import_module("covid_xray.files").resource_errors
+    files = import_module("covid_xray.files")
     mistakes = (UserError, HydraException, OmegaConfBaseException)
     whole_argv = list(sys.argv)
     name = command.replace("-", "_")
@@ -172,7 +173,7 @@ def _run(command: str, overrides: list[str]) -> None:
         sys.argv[:] = whole_argv
         try:
             sweeps.refuse_overlay_without_sweep()
-            with resource_errors(Path.cwd()):
+            with files.resource_errors(Path.cwd()):
                 run = import_module(f"covid_xray.commands.{name}").run
                 return sweeps.run_job(run, cfg, _sentence) if sweeps.is_sweep() else run(cfg)
         except mistakes as error:
@@ -187,6 +188,9 @@ def _run(command: str, overrides: list[str]) -> None:
     file = _config_file(command)
     words = literal_paths(_switches(overrides, file))
     sys.argv[:] = [whole_argv[0], *_options_first(words)]
+    if not any("hydra.mode" in word for word in words):
+        # Hydra composes the configuration a second time, only to read this setting.
+        Hydra.get_mode = lambda *arguments, **names: None  # type: ignore[method-assign]
     application: Callable[[], Any] = hydra_main(version_base="1.3", config_path=str(file.parent), config_name=name)(
         task
     )
@@ -198,7 +202,10 @@ def _run(command: str, overrides: list[str]) -> None:
         if not isinstance(stop.code, str):  # a message from SweepCallback
             raise
         _fail(stop.code)
-    except Exception as error:
+    except Exception as raised:
+        error = raised
+        if isinstance(raised, OSError) and not composed:  # Hydra cannot make the run folder
+            error = files.write_failure(Path(str(raised.filename or ".")), raised)
         # Some exceptions follow the jobs, such as Optuna's if every trial failed; the table is still written.
         failed = 0 if isinstance(error, mistakes) else sweeps.write_sweep_table()
         # While Hydra composes the configuration, it raises a plain ValueError for some mistakes.

@@ -6,6 +6,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from covid_xray.errors import UserError
@@ -20,6 +21,9 @@ def quick_imports() -> Iterator[None]:
     The collector would look through all objects again and again, although an import frees hardly any. It also leaves
     the modules' objects out from then on, in this process and in the loader workers that are forked from it.
 
+    torchmetrics imports scipy.signal, and with it most of scipy, only to add a function that another library needs. It
+    finds that function in an empty module of this name, which is there within this block only.
+
     Raises:
         UserError: If the address space of the process is limited to less than the libraries need.
     """
@@ -27,10 +31,15 @@ def quick_imports() -> Iterator[None]:
         yield
         return
     _check_address_space()
+    empty: Any = ModuleType("scipy.signal")
+    empty.hamming = None
+    signal = sys.modules.setdefault("scipy.signal", empty)
     gc.disable()
     try:
         yield
     finally:
+        if signal is empty:
+            del sys.modules["scipy.signal"]
         gc.freeze()
         atexit.register(gc.unfreeze)  # or libraries in C++ report their objects as leaked
         gc.enable()

@@ -26,7 +26,7 @@ from covid_xray.training.adversary import SourceAdversary
 from covid_xray.training.callbacks.averaging import WeightAverage
 from covid_xray.training.callbacks.checkpoint import RunCheckpoint, damage, resume_point
 from covid_xray.training.callbacks.console import ConsoleProgress
-from covid_xray.training.callbacks.figures import ConfusionMatrices, FirstLayerFilters, ShowBatch
+from covid_xray.training.callbacks.figures import AuditFigure, ConfusionMatrices, FirstLayerFilters, ShowBatch
 from covid_xray.training.callbacks.throughput import Throughput
 from covid_xray.training.curves_logger import CurvesLogger, SaveCurves
 from covid_xray.training.loggers import (
@@ -240,7 +240,7 @@ def train(
     trainer = build_trainer(
         config["trainer"] if trainer_settings is None else trainer_settings,
         folder.path,
-        needed_callbacks([*callbacks, SaveCurves(curves)], config["seed"], checkpoint),
+        needed_callbacks([*callbacks, AuditFigure(), SaveCurves(curves)], config["seed"], checkpoint),
         [*created, curves],
         module.schedule.epochs,
         config["deterministic"],

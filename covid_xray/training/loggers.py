@@ -20,7 +20,6 @@ from torchvision.transforms.functional import to_pil_image
 
 from covid_xray.data.datamodule import XrayDataModule
 from covid_xray.errors import UserError
-from covid_xray.plots.audit import audit_figure
 from covid_xray.plots.classification import figure_png
 from covid_xray.schedule import Schedule
 from covid_xray.training.module import XrayClassifier
@@ -186,8 +185,6 @@ def log_start(
                 logger.experiment.add_text(name, text)
             logger.experiment.add_custom_scalars(LAYOUT)
             _log_session_start(logger, settings, hyper_parameters.changed, module.class_names)
-    if not continues:
-        log_picture(loggers, "audit/associations", audit_figure(data.audit), 0)
 
 
 def log_picture(loggers: Sequence[Logger], tag: str, picture: Figure | Tensor, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Pictures for the loggers: the first batch of each phase, the first layer's kernels, confusion matrices."""
+"""Pictures for the loggers: the audit, the first batch of each phase, the first layer's kernels, confusion matrices."""
 
 from typing import Any
 
@@ -7,10 +7,23 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from covid_xray.plots.audit import audit_figure
 from covid_xray.plots.classification import confusion_matrix_figure
 from covid_xray.plots.images import batch_figure
 from covid_xray.training.loggers import log_picture
 from covid_xray.training.module import XrayClassifier
+
+
+class AuditFigure(Callback):
+    """Draws what predicts the label of the images, after the first step of a run, which so does not wait for it."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw the audit's associations."""
+        if trainer.current_epoch == batch_idx == 0:
+            datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+            _log(trainer, "audit/associations", audit_figure(datamodule.audit), 0)
 
 
 class ShowBatch(Callback):
