@@ -9,7 +9,8 @@ demo: $(READY)  ## the whole recipe on drawn chests, in minutes
 	$(BIN)/covid-xray train experiment=demo run_dir=outputs/demo
 
 # Two tests at a time, each on one thread: tiny trainings are faster so than one after the other on all cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# The order of the files is that of tests/conftest.py. Compiled modules are kept, for the processes that tests start.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)  ## tests that fit in ten minutes
 	$(PYTEST) -m "not slow"

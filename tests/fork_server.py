@@ -20,7 +20,10 @@ from typing import Any
 
 import covid_xray
 
-PRELOADED = ("albumentations", "hydra.main", "lightning", "tensorboard.compat.proto", "covid_xray.runs.fit")
+PRELOADED = (
+    *("albumentations", "hydra.main", "lightning", "sklearn.model_selection", "torch.utils.tensorboard"),
+    *("tensorboard.backend.event_processing.event_file_loader", "covid_xray.runs.fit"),
+)
 
 
 def serve() -> dict[str, Any] | None:
@@ -48,7 +51,10 @@ def run(request: dict[str, Any]) -> int:
     sys.path[:0] = [folder for folder in folders if folder not in sys.path]
     sys.argv = ["covid_xray", *request["arguments"]]
     try:
-        runpy.run_module("covid_xray", run_name="__main__", alter_sys=True)
+        if request["code"]:
+            exec(compile(request["code"], "<code>", "exec"), {"__name__": "__main__"})
+        else:
+            runpy.run_module("covid_xray", run_name="__main__", alter_sys=True)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:

@@ -28,9 +28,16 @@ class StateDump(Callback):
 
 
 class FixedBatchNorm(Callback):
-    """Holds every BatchNorm in evaluation mode, so that the result cannot depend on how a batch is shared out."""
+    """Holds every BatchNorm in evaluation mode, so that the result cannot depend on how a batch is shared out.
+
+    Args:
+        epochs: For this number of epochs.
+    """
+
+    def __init__(self, epochs: int = 10**9) -> None:
+        self.epochs = epochs
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         for module in pl_module.modules():
-            if isinstance(module, _BatchNorm):
+            if isinstance(module, _BatchNorm) and trainer.current_epoch < self.epochs:
                 module.eval()

@@ -1,10 +1,7 @@
 """A bundle: shared without data, patients or paths, it predicts and evaluates as the run does."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from conftest import Command
 from safetensors.torch import load_file, save_file
 from tiny_run import InProcess, command, copy_run, mistake, numbers, phantom_manifest, tiny_run
 
@@ -55,30 +53,16 @@ def test_a_bundle_names_no_patient_and_no_place(bundle: Path, tiny_run: Path, wo
 
 
 def test_a_bundle_predicts_in_an_empty_folder(
-    command: InProcess, bundle: Path, tiny_run: Path, workplace: Path, tmp_path: Path
+    command: InProcess, covid_xray: Command, bundle: Path, tiny_run: Path, workplace: Path, tmp_path: Path
 ) -> None:
     images = phantom_manifest(workplace).parent
     assert command(f"predict run={tiny_run} input={images} output=of-run.csv overwrite=true")[0] == 0
     shutil.copytree(bundle, tmp_path / "received")
-    line = ["predict", "run=received", f"input={images}", "output=of-bundle.csv"]
-    done = subprocess.run(
-        [sys.executable, "-m", "covid_xray", *line],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env=environment(),
-    )
+    done = covid_xray("predict", "run=received", f"input={images}", "output=of-bundle.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "of-bundle.csv").read_bytes() == (workplace / "of-run.csv").read_bytes()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["of-bundle.csv", "received"]
     assert {file.name for file in (tmp_path / "received").iterdir()} == FILES
-
-
-def environment() -> dict[str, str]:
-    repository = Path(__file__).parent.parent.parent
-    return {**os.environ, "PYTHONPATH": str(repository)}
 
 
 def test_a_bundle_evaluates_as_the_run(command: InProcess, bundle: Path, tiny_run: Path, workplace: Path) -> None:

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 from conftest import Command, differences, load_state
+from small_network import SMALL_NETWORK
 
 from covid_xray.training.callbacks.averaging import RAW
 
-EPOCHS = 4
+FIXED = 4  # epochs, one in each phase, in which BatchNorm is fixed
+EPOCHS = 6
 SETTINGS = (
     "train",
     "experiment=tiny",
@@ -20,24 +22,29 @@ SETTINGS = (
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 
 
-def test_ranks_stay_equal_over_all_phases(covid_xray: Command, workplace: Path) -> None:
-    result = covid_xray(*SETTINGS, *TWO, "run_dir=two")
-    assert result.returncode == 0, result.stderr
+@pytest.fixture(scope="module")
+def runs(covid_xray: Command, workplace: Path) -> tuple[Path, Path]:
+    """A run of one process and one of two; the last epochs, one unfrozen and one frozen, train BatchNorm."""
+    last = "+schedule.phases.last={image_size:48,batch_size:4,epochs:1,trains:head,max_lr:1e-3}"
+    epochs = (SMALL_NETWORK, "schedule.phases.unfrozen_large.epochs=2", last)
+    fixed = ("+callbacks.fixed._target_=probe_callbacks.FixedBatchNorm", f"+callbacks.fixed.epochs={FIXED}")
+    for run, extra in (("one", ("trainer.accelerator=cpu",)), ("two", TWO)):
+        result = covid_xray(*SETTINGS, *extra, *epochs, *fixed, f"run_dir={run}")
+        assert result.returncode == 0, result.stderr
+    return workplace / "one", workplace / "two"
+
+
+def test_ranks_stay_equal_over_all_phases(runs: tuple[Path, Path]) -> None:
     for epoch in range(EPOCHS):
-        ranks = [load_state(workplace / "two" / f"state-epoch{epoch}-rank{rank}.pt") for rank in (0, 1)]
+        ranks = [load_state(runs[1] / f"state-epoch{epoch}-rank{rank}.pt") for rank in (0, 1)]
         weights = [{k: v for k, v in state["weights"].items() if "running_" not in k} for state in ranks]
         assert differences(weights[0], weights[1]) == [], f"epoch {epoch}"
         assert differences(ranks[0]["optimizer"], ranks[1]["optimizer"]) == [], f"epoch {epoch}"
 
 
-def test_two_processes_equal_one(covid_xray: Command, workplace: Path) -> None:
-    fixed = "+callbacks.fixed._target_=probe_callbacks.FixedBatchNorm"
-    for run, extra in (("one-fixed", ("trainer.accelerator=cpu",)), ("two-fixed", TWO)):
-        result = covid_xray(*SETTINGS, *extra, fixed, f"run_dir={run}")
-        assert result.returncode == 0, result.stderr
-    for epoch in range(EPOCHS):
-        one = load_state(workplace / "one-fixed" / f"state-epoch{epoch}-rank0.pt")
-        two = load_state(workplace / "two-fixed" / f"state-epoch{epoch}-rank0.pt")
+def test_two_processes_equal_one(runs: tuple[Path, Path]) -> None:
+    for epoch in range(FIXED):
+        one, two = (load_state(run / f"state-epoch{epoch}-rank0.pt") for run in runs)
         assert differences(one["weights"], two["weights"], tolerance=2e-4) == [], f"epoch {epoch}"
 
 

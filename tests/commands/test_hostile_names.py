@@ -25,7 +25,7 @@ def test_names_are_shown_as_they_are(command: InProcess, workplace: Path) -> Non
     outputs = []
     for line in (
         "train experiment=tiny data=manifest data.manifest=hostile/manifest.csv "
-        "run_dir=hostile-run datamodule.num_workers=0",
+        "run_dir=hostile-run datamodule.num_workers=0 ~schedule.phases.frozen_large ~schedule.phases.unfrozen_large",
         "evaluate run=hostile-run resamples=5",
         "predict run=hostile-run input=hostile output=hostile.csv",
     ):
@@ -37,8 +37,8 @@ def test_names_are_shown_as_they_are(command: InProcess, workplace: Path) -> Non
     report = (workplace / "hostile-run/evaluation/test/report.html").read_text()
     assert "<img src=x" not in report
     assert escape(CLASSES[2]) in report
-    with (workplace / "hostile.csv").open(newline="") as file:
-        found = list(csv.DictReader(file))
+    with (workplace / "hostile.csv").open(newline="") as predicted:
+        found = list(csv.DictReader(predicted))
     assert len(found) == 90
     assert {row["prediction"] for row in found} <= {*CLASSES[:2], f"'{CLASSES[2]}"}
     # What the program reads again is exact.

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from conftest import TESTS, Command, differences, load_state
 from omegaconf import OmegaConf
+from small_network import SMALL_NETWORK
 
 from covid_xray.commands.sweep.jobs import on_own_device
 from covid_xray.sweeps import devices
 from covid_xray.sweeps.jobs import read_sweep
 
-SWEEP = ("train", "-m", "experiment=tiny", "logger=none", "seed=-1,0")
+SWEEP = ("train", "-m", "experiment=tiny", SMALL_NETWORK, "logger=none", "seed=-1,0")
 
 # A cluster of one machine. Output and environment variables follow SLURM's manual.
 CLUSTER = {

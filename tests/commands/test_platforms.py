@@ -102,22 +102,25 @@ def no_locks(descriptor: int, mode: int, size: int) -> None:
 @pytest.mark.parametrize("hidden", SYSTEMS, ids=["this system", "msvcrt"])
 def test_a_waiting_lock_waits_and_says_for_what(tmp_path: Path, hidden: bool) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from covid_xray.files import waiting_lock\n"
+        "import sys; from pathlib import Path; from covid_xray.files import waiting_lock\n"
+        "made = Path(sys.argv[1] + '.made')\n"
         "with waiting_lock(Path(sys.argv[1]), 'makes it'):\n"
-        "    print('held', flush=True); time.sleep(float(sys.argv[2])); print(time.monotonic())"
+        "    print('held', made.exists(), flush=True); sys.stdin.readline(); made.touch()"
     )
 
-    def start(seconds: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-c", code, str(tmp_path / "lock"), seconds]
-        return subprocess.Popen(command, env=environment(hidden), stdout=subprocess.PIPE, text=True)
+    def start() -> "subprocess.Popen[str]":
+        command = [sys.executable, "-u", "-c", code, str(tmp_path / "lock")]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        return subprocess.Popen(command, env=environment(hidden), text=True, **pipes)  # type: ignore[call-overload,no-any-return]
 
-    first = start("1")
+    first = start()
     assert first.stdout is not None
-    assert first.stdout.readline() == "held\n"
-    second = start("0")
-    waiting, held, later = second.communicate(timeout=60)[0].splitlines()
-    assert (waiting, held) == ("Waiting for another process that makes it", "held")
-    assert float(later) > float(first.communicate(timeout=60)[0])
+    assert first.stdout.readline() == "held False\n"
+    second = start()
+    assert second.stdout is not None
+    assert second.stdout.readline() == "Waiting for another process that makes it\n"
+    first.communicate("go on\n", timeout=60)
+    assert second.communicate("go on\n", timeout=60)[0] == "held True\n"
 
 
 def test_bytes_at_an_offset_without_pread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,16 @@
 """A run that is killed and continued ends exactly as one that was left alone."""
 
+import functools
 import json
 import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import Command, differences, load_state
+from small_network import SMALL_NETWORK
 
 PHASE_STEPS = (range(1, 7), range(8, 14), range(15, 28), range(29, 42))  # of experiment=tiny; not the first of a phase
 SETTINGS = (
@@ -17,32 +20,43 @@ SETTINGS = (
     "+callbacks.kill._target_=probe_callbacks.KillAtStep",
     "+callbacks.dump._target_=probe_callbacks.StateDump",
 )
+RESNET = "model=resnet18"
 FINAL = "state-epoch3-rank0.pt"
+Whole = Callable[[str], dict[str, object]]
 
 
 @pytest.fixture(scope="module")
-def whole(covid_xray: Command, workplace: Path) -> dict[str, object]:
-    """The final state of a run that nobody disturbed, without loader workers."""
-    result = covid_xray(*SETTINGS, "run_dir=whole", "datamodule.num_workers=0")
-    assert result.returncode == 0, result.stderr
-    return load_state(workplace / "whole" / FINAL)
+def whole(covid_xray: Command, workplace: Path) -> Whole:
+    """The final state of a run of a network that is not disturbed, without loader workers."""
+
+    @functools.cache
+    def train(network: str) -> dict[str, object]:
+        folder = f"whole-{network.rpartition('.')[2]}"
+        result = covid_xray(*SETTINGS, network, f"run_dir={folder}", "datamodule.num_workers=0")
+        assert result.returncode == 0, result.stderr
+        return load_state(workplace / folder / FINAL)
+
+    return train
 
 
 @pytest.mark.parametrize(
-    ("workers", "every_minutes", "phases"),
+    ("network", "workers", "every_minutes", "phases"),
     [
-        pytest.param(0, "null", (2,), id="0-workers", marks=pytest.mark.slow),
-        pytest.param(2, "null", (1, 3), id="2-workers"),
-        pytest.param(2, "1e-6", (0,), id="within-epochs"),
-        pytest.param(0, "null", (0, 1, 2, 3), id="0-workers-all-phases", marks=pytest.mark.slow),
-        pytest.param(2, "null", (0, 0, 1, 1, 2, 2, 3, 3), id="2-workers-all-phases", marks=pytest.mark.slow),
-        pytest.param(2, "1e-6", (0, 0, 1, 1, 2, 2, 3, 3), id="within-epochs-all-phases", marks=pytest.mark.slow),
+        pytest.param(RESNET, 0, "null", (2,), id="0-workers", marks=pytest.mark.slow),
+        pytest.param(RESNET, 2, "null", (1, 3), id="2-workers"),
+        pytest.param(SMALL_NETWORK, 2, "1e-6", (0, 2), id="within-epochs"),
+        pytest.param(RESNET, 0, "null", (0, 1, 2, 3), id="0-workers-all-phases", marks=pytest.mark.slow),
+        pytest.param(RESNET, 2, "null", (0, 0, 1, 1, 2, 2, 3, 3), id="2-workers-all-phases", marks=pytest.mark.slow),
+        pytest.param(
+            RESNET, 2, "1e-6", (0, 0, 1, 1, 2, 2, 3, 3), id="within-epochs-all-phases", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_kills_change_nothing(
     covid_xray: Command,
     workplace: Path,
-    whole: dict[str, object],
+    whole: Whole,
+    network: str,
     workers: int,
     every_minutes: str,
     phases: tuple[int, ...],
@@ -50,6 +64,7 @@ def test_kills_change_nothing(
     run = f"killed-{workers}-{every_minutes}-{len(phases)}"
     arguments = (
         *SETTINGS,
+        network,
         f"run_dir={run}",
         f"datamodule.num_workers={workers}",
         f"checkpoint.every_minutes={every_minutes}",
@@ -63,11 +78,11 @@ def test_kills_change_nothing(
             assert last["global_step"] == step, "the checkpoint within the epoch was not the newest state"
     result = covid_xray(*arguments)
     assert result.returncode == 0, result.stderr
-    assert differences(whole, load_state(workplace / run / FINAL)) == []
+    assert differences(whole(network), load_state(workplace / run / FINAL)) == []
 
 
-def test_sigterm_saves_within_the_epoch(covid_xray: Command, workplace: Path, whole: dict[str, object]) -> None:
-    arguments = (*SETTINGS, "run_dir=stopped", "datamodule.num_workers=2")
+def test_sigterm_saves_within_the_epoch(covid_xray: Command, workplace: Path, whole: Whole) -> None:
+    arguments = (*SETTINGS, SMALL_NETWORK, "run_dir=stopped", "datamodule.num_workers=2")
     result = covid_xray(*arguments, env={"KILL_AT_STEP": "18", "SIGNAL": str(int(signal.SIGTERM))})
     assert result.returncode == 128 + signal.SIGTERM, result.stderr
     assert "The same command continues" in result.stdout
@@ -75,20 +90,19 @@ def test_sigterm_saves_within_the_epoch(covid_xray: Command, workplace: Path, wh
     assert last["global_step"] == 19
     result = covid_xray(*arguments)
     assert result.returncode == 0, result.stderr
-    assert differences(whole, load_state(workplace / "stopped" / FINAL)) == []
+    assert differences(whole(SMALL_NETWORK), load_state(workplace / "stopped" / FINAL)) == []
 
 
-def test_finished_run_says_so_and_changed_one_is_refused(
-    covid_xray: Command, workplace: Path, whole: dict[str, object]
-) -> None:
-    before = (workplace / "whole" / FINAL).stat().st_mtime_ns
-    again = covid_xray(*SETTINGS, "run_dir=whole", "datamodule.num_workers=2")
+def test_finished_run_says_so_and_changed_one_is_refused(covid_xray: Command, workplace: Path, whole: Whole) -> None:
+    whole(RESNET)
+    before = (workplace / "whole-model=resnet18" / FINAL).stat().st_mtime_ns
+    again = covid_xray(*SETTINGS, "run_dir=whole-model=resnet18", "datamodule.num_workers=2")
     assert again.returncode == 0
     assert "is finished" in again.stdout
-    changed = covid_xray(*SETTINGS, "run_dir=whole", "optimizer.weight_decay=0.5")
+    changed = covid_xray(*SETTINGS, "run_dir=whole-model=resnet18", "optimizer.weight_decay=0.5")
     assert changed.returncode == 2
     assert "optimizer.weight_decay: 0.01 -> 0.5" in changed.stderr
-    assert (workplace / "whole" / FINAL).stat().st_mtime_ns == before
+    assert (workplace / "whole-model=resnet18" / FINAL).stat().st_mtime_ns == before
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import TESTS, Command, differences, load_state
+from small_network import SMALL_NETWORK
 from tiny_run import InProcess, command, mistake  # noqa: F401 fixture
 
 from covid_xray import cli
@@ -34,7 +35,8 @@ def test_failure_and_kill_lose_nothing(
     command: InProcess,  # noqa: F811
     workplace: Path,
 ) -> None:
-    arguments = ("train", "-m", "experiment=tiny", "logger=none", KILL, "seed=-1,0,-2", "hydra.sweep.dir=killed@sweep")
+    settings = ("experiment=tiny", SMALL_NETWORK, "logger=none", KILL)
+    arguments = ("train", "-m", *settings, "seed=-1,0,-2", "hydra.sweep.dir=killed@sweep")
     folder = workplace / "killed@sweep"
     killed = covid_xray(*arguments, env=AT_20)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -90,7 +92,7 @@ def test_study_in_which_all_trials_fail(command: InProcess, workplace: Path) -> 
 
 def test_a_loss_that_is_not_finite_fails_its_job(command: InProcess, workplace: Path) -> None:  # noqa: F811
     line = "train -m experiment=tiny logger=none seed=0,1 schedule.lr_scale=1e30"
-    code, out, err = command(f"{line} hydra.sweep.dir=not-finite")
+    code, out, err = command(f"{line} {SMALL_NETWORK} hydra.sweep.dir=not-finite")
     assert code == 2
     assert "Traceback" not in out + err
     assert err.endswith("2 of the sweep's jobs failed; the same command runs them again and skips finished jobs\n")
@@ -184,10 +186,11 @@ def test_folder_in_use_is_refused(command: InProcess, workplace: Path) -> None: 
     folder = workplace / "in-use"
     (folder / "sweep").mkdir(parents=True)
     hold = (
-        "import sys, time; from pathlib import Path; from covid_xray.files import lock; "
-        "files = [lock(Path(name) / '.lock') for name in sys.argv[1:]]; print('held', flush=True); time.sleep(60)"
+        "import sys; from pathlib import Path; from covid_xray.files import lock; "
+        "files = [lock(Path(name) / '.lock') for name in sys.argv[1:]]; print('held', flush=True); sys.stdin.read()"
     )
-    holder = subprocess.Popen([sys.executable, "-c", hold, folder, folder / "sweep"], stdout=subprocess.PIPE)
+    command_line = [sys.executable, "-c", hold, str(folder), str(folder / "sweep")]
+    holder = subprocess.Popen(command_line, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"

@@ -12,18 +12,38 @@ from hydra.core.global_hydra import GlobalHydra
 
 from covid_xray import cli
 from covid_xray.data.phantom import PhantomSet
+from covid_xray.files import waiting_lock
 
 InProcess = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def tiny_run(covid_xray: Command, workplace: Path) -> Path:
-    """Folder of a finished run; tests may write into its evaluation folder, but change nothing else."""
-    folder = workplace / "tiny-run"
-    if not (folder / "metrics.json").is_file():
-        result = covid_xray("train", "experiment=tiny", "run_dir=tiny-run", timeout=600)
-        assert result.returncode == 0, result.stderr
+def tiny_run(covid_xray: Command, workplace: Path, session_folder: Path) -> Path:
+    """Folder of a finished run; tests may write into its evaluation folder, but change nothing else.
+
+    The first worker trains, and the other one gets a copy. What the training printed is in ``tiny-run.txt``.
+    """
+    folder, master = workplace / "tiny-run", session_folder / "tiny-run-of-all"
+    parts = ("data/phantoms", "data/audit", "data/cache", "tiny-run.txt", "tiny-run")
+    with waiting_lock(session_folder / "tiny-run.lock", "trains"):
+        if not master.is_dir():
+            result = covid_xray("train", "experiment=tiny", "run_dir=tiny-run", timeout=600)
+            assert result.returncode == 0, result.stderr
+            assert "Traceback" not in result.stderr
+            (workplace / "tiny-run.txt").write_text(result.stdout)
+            copy_parts(parts, workplace, master)
+    if not folder.is_dir():
+        copy_parts(parts, master, workplace)
     return folder
+
+
+def copy_parts(parts: tuple[str, ...], source: Path, target: Path) -> None:
+    for part in parts:
+        (target / part).parent.mkdir(parents=True, exist_ok=True)
+        if (source / part).is_dir():
+            shutil.copytree(source / part, target / part, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source / part, target / part)
 
 
 def phantom_manifest(workplace: Path) -> Path:

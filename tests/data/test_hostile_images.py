@@ -130,11 +130,11 @@ def test_refused_at_once(kind: str, tmp_path: Path) -> None:
     name, make, word = HOSTILE[kind]
     file = tmp_path / name
     file.write_bytes(make())
-    start = time.perf_counter()
+    start = time.process_time()  # independent of other processes
     with pytest.raises(ImageError) as error:
         read_image(file)
     assert word in error.value.reason
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_ordinary_relatives_are_read(tmp_path: Path) -> None:

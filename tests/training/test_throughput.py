@@ -56,18 +56,21 @@ def test_waiting_is_logged_and_warned_of(
         assert "epoch 1: training waited for data 32% of the time; raise datamodule.num_workers" in messages[0]
 
 
-def test_loader_measures_how_long_training_waits_for_it() -> None:
+def test_loader_measures_how_long_training_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
     class Slow(Dataset[int]):
         def __len__(self) -> int:
             return 4
 
         def __getitem__(self, index: int) -> int:
-            time.sleep(0.05)
+            clock[0] += 0.05
             return index
 
     loader = TimedLoader(Slow(), batch_size=2)
     for _epoch in range(2):
         for batch in loader:
             assert len(batch) == 2
-            time.sleep(0.1)  # a training step, which is no waiting
-    assert 0.4 <= loader.waited < 0.6
+            clock[0] += 0.1  # a training step, which is no waiting
+    assert loader.waited == pytest.approx(2 * 4 * 0.05)
