@@ -41,6 +41,7 @@ def read_manifest(
             ``label``, and optionally ``patient_id``, ``source`` and ``split``. An image without a patient id is its own
             patient. Other columns are kept; ``file``, ``group``, ``position`` and ``row`` get the suffix ``_given``.
             With several manifests, each path is prefixed with the name of its manifest's folder.
+            An apostrophe before text that a spreadsheet would run as a formula, as `prepare` writes it, is left out.
         class_map: See `covid_xray.data.records.map_classes`.
         classes: Allowed classes, after ``class_map``; None allows any.
         same_patients: Whether an id that is in manifests of several folders is one patient. By default it is another

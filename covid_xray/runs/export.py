@@ -105,16 +105,17 @@ def export_int8(
     images = check_batch(first)[0] if images is None else images
     files = list(own_images(first, own_records(first), "val")["file"])[:CALIBRATION_IMAGES]
     seen = np.stack([image_reader(first)(file) for file in files])[:, None]
-    with tempfile.TemporaryDirectory() as folder:
-        exact = Path(folder) / "exact.onnx"
-        if export_run(runs, exact, "onnx", images, tolerance) is None:
-            raise UserError("int8=true needs onnxruntime: pip install 'covid-xray[export]'")
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the output, because the system's folder may be small.
+        with tempfile.TemporaryDirectory(dir=output.parent) as folder:
+            exact = Path(folder) / "exact.onnx"
+            if export_run(runs, exact, "onnx", images, tolerance) is None:
+                raise UserError("int8=true needs onnxruntime: pip install 'covid-xray[export]'")
             quantise_onnx(exact, output, seen)
-        except OSError as error:
-            raise write_failure(output, error) from None
-        before, after = (run_onnx(file, images.numpy()) for file in (exact, output))
+            before, after = (run_onnx(file, images.numpy()) for file in (exact, output))
+    except OSError as error:
+        raise write_failure(output, error) from None
     assert before is not None
     assert after is not None
     changed = int((before[1].argmax(axis=1) != after[1].argmax(axis=1)).sum())

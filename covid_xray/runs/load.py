@@ -219,10 +219,13 @@ def with_onnx(run: Run, file: Path) -> Run:
     options.log_severity_level = 3  # errors
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        # A file that computes something else is found here, before any image.
+        black = np.zeros((1, 1, run.image_size, run.image_size), np.uint8)
+        logits, features = session.run(["logits", "features"], {"images": black})
+        fits = logits.shape == (1, len(run.class_names)) and features.ndim == 2
     except Exception as error:  # onnxruntime's classes derive from Exception only
         raise UserError(f"{file} is damaged ({' '.join(str(error).split())[:200]}); {remedy}") from None
-    found = session.get_modelmeta().custom_metadata_map.get("checkpoint")
-    if found != run.checkpoint_text or "features" not in [output.name for output in session.get_outputs()]:
+    if session.get_modelmeta().custom_metadata_map.get("checkpoint") != run.checkpoint_text or not fits:
         raise UserError(f"{file} is of other weights than {run.folder.path}, or of an earlier version; {remedy}")
     return replace(run, session=session, precision=f"onnx {file_hash(file)}")
 

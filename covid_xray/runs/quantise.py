@@ -50,7 +50,8 @@ def quantise_onnx(file: Path, output: Path, images: npt.NDArray[np.uint8]) -> No
         def get_next(self) -> dict[str, Any] | None:
             return next(self.batches, None)
 
-    with tempfile.TemporaryDirectory() as folder, atomic_write(output) as draft, warnings.catch_warnings():
+    beside = tempfile.TemporaryDirectory(dir=output.parent)  # the system's folder may be small
+    with beside as folder, atomic_write(output) as draft, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prepared = Path(folder) / "prepared.onnx"  # with BatchNorm folded into the convolutions
         level = logging.getLogger().level

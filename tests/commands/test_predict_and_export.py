@@ -220,6 +220,12 @@ def test_predict_by_onnxruntime(command: InProcess, tiny_run: Path, pictures: Pa
         for name in (*(f"p_{name}" for name in CLASSES), "ood_score"):
             assert float(other[name]) == pytest.approx(float(row[name]), rel=0.05, abs=2e-2)  # bfloat16
     mistake(command(f"{line} output=ort.csv backend=tensorrt"), "backend must be torch, onnx or onnx-int8")
+    model = onnx.load(tiny_run / "export/model.onnx")
+    model.graph.output[0].name, model.graph.output[1].name = "probabilities", "logits"
+    features = next(output for output in model.graph.output if output.name == "features")
+    features.name = model.graph.output[0].name
+    onnx.save_model(model, str(tiny_run / "export/model.onnx"))
+    mistake(command(f"{line} output=ort.csv backend=onnx"), "model.onnx is ")
 
 
 def test_safetensors_hold_the_weights_and_what_they_mean(command: InProcess, tiny_run: Path, workplace: Path) -> None:
