@@ -122,14 +122,15 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def resource_errors(path: Path) -> Iterator[None]:
-    """Turn the exception of a full or read-only disk, or of too little memory, into a `UserError`.
+    """Turn the exception of a full or read-only disk, of a path that no disk can have, or of too little memory.
 
     Args:
         path: Named in the sentence if the exception names no file.
 
     Raises:
-        UserError: If the disk is full or read-only, or the memory does not suffice. A `UserError` that came first is
-            raised instead: what follows it, such as a logger that cannot write its last lines, is not the cause.
+        UserError: If the disk is full or read-only, a path is too long, or the memory does not suffice. A `UserError`
+            that came first is raised instead: what follows it, such as a logger that cannot write its last lines, is
+            not the cause.
     """
     try:
         yield
@@ -156,7 +157,7 @@ def error_chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _lacks_disk(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in DISK_ERRORS
+    return isinstance(error, OSError) and error.errno in (*DISK_ERRORS, errno.ENAMETOOLONG)
 
 
 def _lacks_memory(error: BaseException) -> bool:
@@ -168,6 +169,8 @@ def _lacks_memory(error: BaseException) -> bool:
 
 def write_failure(path: Path, error: OSError) -> UserError:
     """The sentence for a file that cannot be written: where, why, and how much space is free."""
+    if error.errno == errno.ENAMETOOLONG:
+        return UserError(f"{str(path)[:100]}... is too long for the path of a file; use a shorter one")
     folder = next((folder for folder in (path, *path.absolute().parents) if folder.is_dir()), Path.cwd())
     free = shutil.disk_usage(folder).free / 1e6
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)

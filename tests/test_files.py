@@ -84,6 +84,9 @@ def test_limits_of_the_machine_are_sentences(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(UserError, match="log cannot be written"), resource_errors(tmp_path):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path / "log"))
+    for use in (Path.is_file, Path.touch):
+        with pytest.raises(UserError, match=r"^x{100}\.\.\. is too long for the path"), resource_errors(tmp_path):
+            use(Path("x" * 5000))
     for error in (
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"),

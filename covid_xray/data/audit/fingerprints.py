@@ -184,9 +184,9 @@ def _key(file: str) -> str:
 
 def _load(store: Path | None) -> tuple[NDArray[np.bytes_], NDArray[np.void]]:
     nothing = np.zeros(0, dtype="S32"), np.zeros(0, dtype=_ROW)
-    if store is None or not store.is_file():
-        return nothing
     try:
+        if store is None or not store.is_file():
+            return nothing
         with np.load(store, allow_pickle=False) as arrays:
             keys, rows = arrays["keys"], arrays["rows"]
         sound = rows.dtype == _ROW and keys.shape == rows.shape and bool((keys[1:] > keys[:-1]).all())
