@@ -43,7 +43,7 @@ def whole(covid_xray: Command, workplace: Path) -> Whole:
     ("network", "workers", "every_minutes", "phases"),
     [
         pytest.param(RESNET, 0, "null", (2,), id="0-workers", marks=pytest.mark.slow),
-        pytest.param(RESNET, 2, "null", (1, 3), id="2-workers"),
+        pytest.param(SMALL_NETWORK, 2, "null", (1, 3), id="2-workers"),
         pytest.param(SMALL_NETWORK, 2, "1e-6", (0, 2), id="within-epochs"),
         pytest.param(RESNET, 0, "null", (0, 1, 2, 3), id="0-workers-all-phases", marks=pytest.mark.slow),
         pytest.param(RESNET, 2, "null", (0, 0, 1, 1, 2, 2, 3, 3), id="2-workers-all-phases", marks=pytest.mark.slow),
@@ -94,15 +94,15 @@ def test_sigterm_saves_within_the_epoch(covid_xray: Command, workplace: Path, wh
 
 
 def test_finished_run_says_so_and_changed_one_is_refused(covid_xray: Command, workplace: Path, whole: Whole) -> None:
-    whole(RESNET)
-    before = (workplace / "whole-model=resnet18" / FINAL).stat().st_mtime_ns
-    again = covid_xray(*SETTINGS, "run_dir=whole-model=resnet18", "datamodule.num_workers=2")
+    whole(SMALL_NETWORK)
+    before = (workplace / "whole-SmallNetwork" / FINAL).stat().st_mtime_ns
+    again = covid_xray(*SETTINGS, SMALL_NETWORK, "run_dir=whole-SmallNetwork", "datamodule.num_workers=2")
     assert again.returncode == 0
     assert "is finished" in again.stdout
-    changed = covid_xray(*SETTINGS, "run_dir=whole-model=resnet18", "optimizer.weight_decay=0.5")
+    changed = covid_xray(*SETTINGS, SMALL_NETWORK, "run_dir=whole-SmallNetwork", "optimizer.weight_decay=0.5")
     assert changed.returncode == 2
     assert "optimizer.weight_decay: 0.01 -> 0.5" in changed.stderr
-    assert (workplace / "whole-model=resnet18" / FINAL).stat().st_mtime_ns == before
+    assert (workplace / "whole-SmallNetwork" / FINAL).stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
