@@ -65,6 +65,7 @@ def test_the_grid_is_complete() -> None:
     first = grid[grid["seed"] < 2]
     assert first.groupby(["shortcut", "disease"]).size().eq(2).all()
     assert len(first) == 50
+    assert first["accuracy, trained on borders"].notna().all()
     assert runs[runs["kind"].isin(MARKS_INSIDE)].groupby(["kind", "shortcut", "disease", "seed"]).size().eq(1).all()
     independent = grid[grid["shortcut"] == 0]
     # Without a tie, the random mark is the mark: the truth of these runs holds by construction.
