@@ -9,12 +9,12 @@ import warnings
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from covid_xray.data.images.grey import GreyImage, ImageError, check_size, read_bytes, scale_range, scale_to_8_bits
+from covid_xray.data.images.grey import GreyImage, ImageError, check_size, scale_range, scale_to_8_bits
 from covid_xray.data.images.headers import MAX_SCANS, run_length, stream_size
 from covid_xray.errors import UserError
 
@@ -60,21 +60,21 @@ def read_dicom(data: bytes, path: str | Path) -> GreyImage:
 
 
 def _parse(pydicom: Any, data: bytes, path: str | Path) -> Any:
-    dataset = _read(pydicom, data, path, _NEEDED)
+    dataset = _read(pydicom, BytesIO(data), path, _NEEDED)
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
     return dataset
 
 
-def _read(pydicom: Any, data: bytes, path: str | Path, tags: list[str], **options: Any) -> Any:
+def _read(pydicom: Any, content: BinaryIO, path: str | Path, tags: list[str], **options: Any) -> Any:
     """Parse some elements of a file; a deflated file could grow a thousandfold before its size is known."""
     from pydicom.filereader import _read_file_meta_info, read_preamble
 
-    content = BytesIO(data)
     force = read_preamble(content, force=True) is None
     if str(_read_file_meta_info(content).get("TransferSyntaxUID", "")).strip() in _DEFLATED:
         raise ImageError(path, "it is deflated DICOM; convert it to another transfer syntax")
-    return pydicom.dcmread(BytesIO(data), force=force, specific_tags=tags, **options)
+    content.seek(0)
+    return pydicom.dcmread(content, force=force, specific_tags=tags, **options)
 
 
 def _decode(dataset: Any, path: str | Path) -> NDArray[Any]:
@@ -241,7 +241,10 @@ def read_view(path: Path) -> str:
     try:
         import pydicom
 
-        header = _read(pydicom, read_bytes(path), path, ["ViewPosition"], stop_before_pixels=True)
+        if not path.is_file():  # opening a pipe would block
+            return ""
+        with path.open("rb") as file:  # the pixels are not read
+            header = _read(pydicom, file, path, ["ViewPosition"], stop_before_pixels=True)
         return str(header.get("ViewPosition") or "").strip()
     except Exception:  # `read_dicom` reports what is wrong with the file
         return ""
