@@ -61,10 +61,10 @@ class Cell(NamedTuple):
 
 
 def cells(kinds: tuple[str, ...]) -> Iterator[Cell]:
-    """All runs, seed by seed; those that need masks at the end."""
+    """All runs, seed by seed; those that need masks and those on real X-rays at the end."""
     found = [Cell(kind, seed, method) for kind in kinds for seed in SEEDS for method in METHODS]
     possible = [cell for cell in found if cell.kind != REAL or cell.method in ("plain", "crop=frame")]
-    yield from sorted(possible, key=lambda cell: cell.method == "crop=mask")
+    yield from sorted(possible, key=lambda cell: (cell.kind == REAL, cell.method == "crop=mask"))
 
 
 def read(cell: Cell, root: Path, manifest: Path | None) -> pd.DataFrame:
@@ -109,7 +109,8 @@ def run(cell: Cell, root: Path, manifest: Path | None) -> dict[str, np.ndarray]:
         trainer = build_trainer({"accelerator": "cpu"}, Path(folder), callbacks, False, EPOCHS)
         trainer.fit(module, datamodule=data)
     module.eval().requires_grad_(False)
-    found: dict[str, np.ndarray] = {"groups": data.group_counts().to_numpy()}
+    learning = data.subset("train")
+    found: dict[str, np.ndarray] = {"groups": pd.crosstab(learning["label"], learning["source"]).to_numpy()}
     for split in ("val", "test"):
         table = data.subset(split)
         images = np.stack([data.dataset(table)._image(row) for row in range(len(table))])
