@@ -83,6 +83,11 @@ def export_run(
     return difference
 
 
+def spread(n: int, most: int) -> list[int]:
+    """At most ``most`` of ``n`` positions, evenly spread: images are sorted by path, so the first are of one class."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()  # type: ignore[no-any-return]
+
+
 def export_int8(
     runs: Run | Sequence[Run], output: Path, images: Tensor | None = None, tolerance: float = 1e-3
 ) -> tuple[float, int]:
@@ -103,8 +108,9 @@ def export_int8(
     """
     first = runs if isinstance(runs, Run) else runs[0]
     images = check_batch(first)[0] if images is None else images
-    files = list(own_images(first, own_records(first), "val")["file"])[:CALIBRATION_IMAGES]
-    seen = np.stack([image_reader(first)(file) for file in files])[:, None]
+    files = list(own_images(first, own_records(first), "val")["file"])
+    read = image_reader(first)
+    seen = np.stack([read(files[row]) for row in spread(len(files), CALIBRATION_IMAGES)])[:, None]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         # Beside the output, because the system's folder may be small.

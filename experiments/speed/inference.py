@@ -24,7 +24,7 @@ from bench import HERE, hardware, write_table
 
 from covid_xray.metrics.intervals import clustered_exact_interval
 from covid_xray.networks.folding import fold_batchnorm
-from covid_xray.runs.export import Deployed, write_onnx
+from covid_xray.runs.export import CALIBRATION_IMAGES, Deployed, spread, write_onnx
 from covid_xray.runs.images import own_images, own_records
 from covid_xray.runs.inference import image_reader, infer_batch
 from covid_xray.runs.load import Run, load_run
@@ -32,7 +32,7 @@ from covid_xray.runs.quantise import quantise_onnx
 
 Images = npt.NDArray[np.uint8]
 Way = Callable[[Images], Any]  # logits (n, c) of images (n, 1, s, s)
-BATCH, CALIBRATION = 16, 128
+BATCH = 16
 TODAY = "torch, as predict and evaluate"
 
 
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[224, 448])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--images", type=int, help="number of test images, at most")
+    parser.add_argument("--ways", nargs="+", help="names of the ways to measure; all, if not given")
     parser.add_argument("--output", type=Path, default=HERE / "inference.csv")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -50,20 +51,24 @@ def main() -> None:
     for size in options.sizes:
         for path in options.runs:
             run = replace(load_run(path, accelerator="cpu"), image_size=size, base_size=size)
-            rows += compare(run, options.rounds, options.images)
-            for row in rows[-6:]:
+            found = compare(run, options.rounds, options.images, options.ways)
+            rows += found
+            for row in found:
                 print(*row.values(), sep="  ", flush=True)
             write_table(options.output, [row | {"hardware": hardware()} for row in rows])
 
 
-def compare(run: Run, rounds: int, most: int | None) -> list[dict[str, Any]]:
+def compare(run: Run, rounds: int, most: int | None, only: list[str] | None = None) -> list[dict[str, Any]]:
     """Rows of one run at one size."""
     records = own_records(run)
     test = own_images(run, records, "test")[:most]
     images, labels = read(run, list(test["file"])), [run.class_names.index(label) for label in test["label"]]
-    calibration = read(run, list(own_images(run, records, "val")["file"])[:CALIBRATION])
+    val = list(own_images(run, records, "val")["file"])
+    calibration = read(run, [val[row] for row in spread(len(val), CALIBRATION_IMAGES)])
     with tempfile.TemporaryDirectory() as folder:
-        ways = dict(all_ways(run, calibration, Path(folder)))
+        int8 = only is None or any("int8" in name for name in only)
+        every = all_ways(run, calibration, Path(folder), int8)
+        ways = {name: way for name, way in every if only is None or name in (TODAY, *only)}
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(rounds + 1):
             for name, way in ways.items():
@@ -111,8 +116,8 @@ def softmax(logits: Any) -> npt.NDArray[np.float64]:
     return torch.softmax(torch.as_tensor(logits).double(), dim=1).numpy()
 
 
-def all_ways(run: Run, calibration: Images, folder: Path) -> Iterator[tuple[str, Way]]:
-    """Every way by name."""
+def all_ways(run: Run, calibration: Images, folder: Path, int8: bool) -> Iterator[tuple[str, Way]]:
+    """Every way by name; those in 8-bit integers, whose calibration takes long, on request."""
     yield "bare forward pass", bare_forward(run)
     yield TODAY, lambda images: infer_batch(run, torch.from_numpy(images))[0]
     folded = replace(run, module=copy.deepcopy(run.module))
@@ -122,10 +127,13 @@ def all_ways(run: Run, calibration: Images, folder: Path) -> Iterator[tuple[str,
     file, small = folder / "model.onnx", folder / "int8.onnx"
     write_onnx(Deployed(run.module, 1.0).eval(), run.image_size, {}, file)
     yield "onnxruntime, float32", by_onnxruntime(file)
+    with suppress(ImportError):
+        yield "OpenVINO, float32", by_openvino(file)
+    if not int8:
+        return
     quantise_onnx(file, small, calibration)
     yield "onnxruntime, int8", by_onnxruntime(small)
     with suppress(ImportError):
-        yield "OpenVINO, float32", by_openvino(file)
         yield "OpenVINO, int8", by_openvino(small)
 
 
