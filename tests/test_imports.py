@@ -92,16 +92,18 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         visit(name, ())
 
 
-def test_the_package_imports_without_its_libraries() -> None:
+def test_the_package_imports_without_its_libraries_and_no_step_needs_hydra() -> None:
     code = (
         "import covid_xray, covid_xray as cx, gc, sys\n"
         "assert not {'torch', 'pandas', 'numpy', 'hydra'} & set(sys.modules)\n"
         # What `train` imports, and its usual augmentation: neither of these, which take half a second.
         "cx.fit, cx.Augmentation([covid_xray.data.augmentation.ResizeWarp()])\n"
         "assert not {'albumentations', 'sklearn', 'jinja2', 'timm', 'onnx', 'optuna', 'pydicom'} & set(sys.modules)\n"
+        "assert not {'scipy.signal', 'scipy.stats'} & set(sys.modules)\n"
         "assert gc.isenabled() and gc.get_freeze_count() > 100_000\n"
         "assert cx.__version__ and set(cx.__all__) <= set(dir(cx))\n"
-        "missing = [name for name in cx.__all__ if getattr(cx, name, None) is None]; assert not missing, missing"
+        "missing = [name for name in cx.__all__ if getattr(cx, name, None) is None]; assert not missing, missing\n"
+        "assert 'hydra' not in sys.modules"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special
+from scipy import special
 
 from covid_xray.errors import UserError
 from covid_xray.metrics.predictions import FloatArray, IntArray
@@ -169,6 +169,8 @@ def fit_temperature(labels: npt.ArrayLike, logits: npt.ArrayLike) -> Temperature
 
     Source: Guo et al. 2017; minimised over the logarithm of the temperature.
     """
+    from scipy import optimize  # here, because it takes long to import and predictions need none
+
     truth, scores = np.asarray(labels, dtype=np.int64), np.asarray(logits, dtype=np.float64)
     if scores.ndim != 2 or len(truth) == 0 or len(truth) != len(scores):
         raise UserError(
@@ -233,6 +235,8 @@ def fit_recalibration(labels: npt.ArrayLike, logits: npt.ArrayLike) -> Recalibra
 
     Source: Alexandari, Kundaje and Shrikumar 2020 (bias-corrected temperature scaling); the priors are ours.
     """
+    from scipy import optimize
+
     truth, scores = np.asarray(labels, dtype=np.int64), np.asarray(logits, dtype=np.float64)
     n, c = scores.shape
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special  # scipy.stats gives the same numbers, but takes long to import
 
 from covid_xray.errors import UserError
 
@@ -61,8 +61,8 @@ def exact_interval(successes: float, trials: float, level: float = LEVEL) -> Int
     if trials == 0:
         return Interval(np.nan, np.nan, np.nan, method, "no cases")
     tail = (1 - level) / 2
-    low = 0.0 if successes == 0 else float(stats.beta.ppf(tail, successes, trials - successes + 1))
-    high = 1.0 if successes == trials else float(stats.beta.ppf(1 - tail, successes + 1, trials - successes))
+    low = 0.0 if successes == 0 else float(special.betaincinv(successes, trials - successes + 1, tail))
+    high = 1.0 if successes == trials else float(special.betaincinv(successes + 1, trials - successes, 1 - tail))
     return Interval(successes / trials, low, high, method)
 
 
@@ -77,7 +77,7 @@ def wilson_interval(successes: float, trials: float, level: float = LEVEL) -> In
     _check(successes, trials, level)
     if trials == 0:
         return Interval(np.nan, np.nan, np.nan, "Wilson", "no cases")
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = float(special.ndtri(0.5 + level / 2))
     share = successes / trials
     centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
@@ -126,7 +126,7 @@ def clustered_exact_interval(hits: npt.ArrayLike, patients: npt.ArrayLike, level
         between = n_patients / (n_patients - 1) * float((gaps**2).sum()) / n**2
         inflation = max(1.0, between / (share * (1 - share) / n))
         tail = (1 + level) / 2
-        few = (float(stats.t.ppf(tail, n - 1)) / float(stats.t.ppf(tail, n_patients - 1))) ** 2
+        few = (float(special.stdtrit(n - 1, tail)) / float(special.stdtrit(n_patients - 1, tail))) ** 2
         effective = max(effective, few * n / inflation)
     inner = exact_interval(share * effective, effective, level)
     return Interval(share, inner.low, inner.high, method)

@@ -157,7 +157,7 @@ def test_own_configuration_beside_an_installed_package(installed: Path, tmp_path
 
 def test_wheel_trains_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     assert (installed / "covid_xray/conf/train.yaml").is_file()
-    phases = ("~schedule.phases.unfrozen_small", "~schedule.phases.frozen_large")
+    phases = [f"~schedule.phases.{name}" for name in ("unfrozen_small", "frozen_large", "unfrozen_large")]
     result = run_installed(installed, tmp_path, "train", "experiment=tiny", *phases, "run_dir=run")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "run/metrics.json").is_file()

@@ -27,7 +27,7 @@ from covid_xray.errors import UserError
 
 SIDE = 48
 MAKE = """
-import sys, time
+import itertools, sys, time
 from pathlib import Path
 import numpy as np
 from covid_xray.data import cache
@@ -35,9 +35,9 @@ from covid_xray.data.audit.fingerprints import pixel_digest
 from covid_xray.data.images.read import read_image
 files = sorted(map(str, Path(sys.argv[1]).glob("*.png")))
 digests = np.array([pixel_digest(read_image(file)) for file in files], dtype="S32")
-resize = cache.resize
+resize, number = cache.resize, itertools.count()
 def slowly(image, side):
-    time.sleep(float(sys.argv[3]))
+    time.sleep(float(sys.argv[3]) if next(number) < int(sys.argv[4]) else 600)
     return resize(image, side)
 cache.resize = slowly
 print("begins", flush=True)
@@ -104,7 +104,7 @@ def test_two_processes_make_one_store(images: list[str], tmp_path: Path) -> None
 def test_store_of_a_killed_process_is_continued(
     images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = _start(tmp_path, 0.2)
+    job = _start(tmp_path, 0, images=8)  # then it hangs, until it is killed
     deadline = time.monotonic() + 60
     while _done(tmp_path) < 5 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -356,8 +356,8 @@ def _check(stored: StoredImages, files: list[str]) -> None:
     assert not stored.path.with_suffix(".part").exists()
 
 
-def _start(folder: Path, seconds: float) -> "subprocess.Popen[str]":
-    arguments = [str(folder / "images"), str(folder / "cache"), str(seconds)]
+def _start(folder: Path, seconds: float, images: int = 1000) -> "subprocess.Popen[str]":
+    arguments = [str(folder / "images"), str(folder / "cache"), str(seconds), str(images)]
     job = subprocess.Popen([sys.executable, "-c", MAKE, *arguments], stdout=subprocess.PIPE, text=True)
     return job
 
