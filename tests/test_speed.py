@@ -79,6 +79,15 @@ def test_profile_of_a_step(bench: ModuleType) -> None:
     assert set(times) <= {*profile_step.KINDS, "everything else"}
 
 
+def test_start_of_a_command_is_measured(bench: ModuleType, tmp_path: Path) -> None:
+    import start
+
+    for name in ("--help", "error in an override"):
+        assert start.run(TESTS.parent, tmp_path, start.COMMANDS[name]) > 0
+    with pytest.raises(SystemExit, match="is no command"):
+        start.run(TESTS.parent, tmp_path, ("strain",))
+
+
 @pytest.mark.slow
 def test_article_scale(tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
