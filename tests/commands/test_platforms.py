@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -119,6 +120,7 @@ def test_a_waiting_lock_waits_and_says_for_what(tmp_path: Path, hidden: bool) ->
     second = start()
     assert second.stdout is not None
     assert second.stdout.readline() == "Waiting for another process that makes it\n"
+    time.sleep(0.3)  # a process that does not wait goes on in this time; one that waits may take any time
     first.communicate("go on\n", timeout=60)
     assert second.communicate("go on\n", timeout=60)[0] == "held True\n"
 
