@@ -340,7 +340,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     """Content of the ``config.yaml`` of a run, as plain types.
 
     The file may come from anyone. A run writes plain values: so an expression such as ``${oc.env:TOKEN}`` or an alias,
-    with which a small file could become huge, is refused and never evaluated.
+    with which a small file could become huge, is refused and never evaluated. So is a null character.
 
     Raises:
         UserError: If the file is damaged, or is not what a run writes.
@@ -350,10 +350,12 @@ def read_yaml(file: Path) -> dict[str, Any]:
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            foreign = isinstance(event, yaml.AliasEvent) or "${" in str(getattr(event, "value", ""))
+            value = str(getattr(event, "value", ""))
+            foreign = isinstance(event, yaml.AliasEvent) or "${" in value or "\0" in value
             if foreign or depth > _MAX_DEPTH:
                 assert event.start_mark is not None
-                what = "an expression or alias" if foreign else f"more than {_MAX_DEPTH} levels"
+                kind = "a null character" if "\0" in value else "an expression or alias"
+                what = kind if foreign else f"more than {_MAX_DEPTH} levels"
                 raise UserError(f"{file}, line {event.start_mark.line + 1}: {what}, which no run writes; {remedy}")
         config = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else None
     except UserError:
