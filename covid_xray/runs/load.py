@@ -102,7 +102,10 @@ class Run:
         return evaluate_run(self, records, **settings)
 
     def predict(
-        self, images: Sequence[str | Path | np.ndarray[Any, Any]], confidence: float | None = None
+        self,
+        images: Sequence[str | Path | np.ndarray[Any, Any]],
+        confidence: float | None = None,
+        shares: str | Mapping[str, float] | None = None,
     ) -> pd.DataFrame:
         """Class, calibrated probabilities, out-of-distribution score and flags of images.
 
@@ -110,7 +113,7 @@ class Run:
         """
         from covid_xray.runs.predict import predict_images
 
-        return predict_images(self, images, confidence)
+        return predict_images(self, images, confidence, shares)
 
     def show_results(self, n: int = 12, seed: int = 0) -> "Figure":
         """Plot random test images with their true and predicted class."""

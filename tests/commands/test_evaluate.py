@@ -110,6 +110,11 @@ def test_predict_with_other_class_shares(command: InProcess, evaluated: Path, ti
     np.testing.assert_allclose(equal, weighted / weighted.sum(axis=1, keepdims=True), atol=3e-6)
     weighted = weighted * [0.02, 0.9, 0.08]
     np.testing.assert_allclose(other, weighted / weighted.sum(axis=1, keepdims=True), atol=3e-6)
+    files = pd.read_csv(workplace / "shares-given.csv")["path"][:8].tolist()
+    shares = {"covid-19": 0.02, "normal": 0.9, "pneumonia": 0.08}
+    by_python = load_run(tiny_run).predict([workplace / file for file in files], shares=shares)
+    found = by_python[[f"p_{name}" for name in CLASSES]].to_numpy(float)
+    np.testing.assert_allclose(found, other[:8], atol=2e-3)  # bfloat16: another batch size
     for wrong, sentence in (
         ("shares=even", "shares must be equal, or {class: share} with all of covid-19, normal, pneumonia, not 'even'"),
         ("shares={normal:1}", "shares must be equal, or .*, not {'normal': 1}"),
