@@ -72,8 +72,7 @@ def fit(
     return network
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("kind", [Counting, Pooled])
+@pytest.mark.parametrize(("kind", "precision"), [(Counting, "32-true"), (Pooled, "bf16-mixed")])
 def test_weights_equal_those_without_a_cache(
     records: pd.DataFrame, tmp_path: Path, kind: type[Counting | Pooled], precision: str
 ) -> None:
