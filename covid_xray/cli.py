@@ -204,7 +204,7 @@ def _run(command: str, overrides: list[str]) -> None:
         _fail(stop.code)
     except Exception as raised:
         error = raised
-        if isinstance(raised, OSError) and not composed:  # Hydra cannot make the run folder
+        if isinstance(raised, OSError) and not (composed or isinstance(raised, mistakes)):  # no run folder can be made
             error = files.write_failure(Path(str(raised.filename or ".")), raised)
         # Some exceptions follow the jobs, such as Optuna's if every trial failed; the table is still written.
         failed = 0 if isinstance(error, mistakes) else sweeps.write_sweep_table()

@@ -64,8 +64,8 @@ class Phase:
             raise UserError(f"cached_features must be true or false, not {self.cached_features!r}")
         if self.cached_features and (self.train_bn or self.accumulate > 1):
             raise UserError(
-                "cached_features needs train_bn=false, because BatchNorm that trains changes the features, and "
-                "accumulate=1"
+                "cached_features needs train_bn to be false, because BatchNorm that trains changes the features, and "
+                "accumulate to be 1"
             )
         names = [self.trains] if isinstance(self.trains, str) else self.trains
         if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
@@ -212,7 +212,7 @@ class Schedule:
             try:
                 trained = phase.trained_groups(groups)
                 if phase.cached_features and trained != tuple(groups[-1:]):
-                    raise UserError(f"cached_features needs trains={groups[-1]}: all other layers must be frozen")
+                    raise UserError(f"cached_features needs trains to be {groups[-1]}: all other layers must be frozen")
                 phase.group_max_lrs(len(groups))
             except UserError as error:
                 raise UserError(f"schedule.phases.{name}.{error}") from None

@@ -143,6 +143,7 @@ def fingerprints(images: np.ndarray) -> Fingerprints:
         rng.integers(0, 256, (n, 32, 32), dtype=np.uint8)[images],
     )
     return Fingerprints(
+        sha256=np.array([f"{number:064x}" for number in range(len(images))], dtype="S64"),
         pixels=np.array([f"{number:032x}" for number in range(n)], dtype="S32")[images],
         hash=hashes,
         thumbnail=thumbnails,

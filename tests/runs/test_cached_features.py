@@ -157,10 +157,10 @@ def test_random_layers_of_the_body_are_off_and_modes_are_kept() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_bn": True}, "cached_features needs train_bn=false"),
-        ({"accumulate": 2}, "accumulate=1"),
+        ({"train_bn": True}, "cached_features needs train_bn to be false"),
+        ({"accumulate": 2}, "accumulate to be 1"),
         ({"cached_features": "yes"}, "cached_features must be true or false"),
-        ({"trains": "all"}, r"schedule\.phases\.only\.cached_features needs trains=top"),
+        ({"trains": "all"}, r"schedule\.phases\.only\.cached_features needs trains to be top"),
     ],
 )
 def test_a_phase_whose_features_change_is_refused(changes: dict[str, Any], message: str) -> None:
