@@ -17,7 +17,7 @@ READS_SOURCE = 0.56
 SUSPICIOUS = 0.4
 WARNED, CLEARED = (14, 14), (23, 25)  # networks that lose at least a fifth of their skill, or less: right, and all
 READ, NOT_READ = (12, 12), (26, 27)  # networks that lose at least half, or less, for the verdict "reads the source"
-INSIDE = (7, 11)  # as WARNED, for marks that are in the lungs too
+INSIDE = (13, 22)  # as WARNED, for marks that are in the lungs too
 
 
 @dataclass(frozen=True)
