@@ -82,6 +82,10 @@ def main() -> None:
     elif {"-h", "--help"} & set(arguments):
         print(_command_help(arguments[0]))
     else:
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            _fail("the current folder does not exist any more: change to another one (cd)")
         _run(arguments[0], arguments[1:])
 
 

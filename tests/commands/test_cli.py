@@ -86,6 +86,19 @@ def test_help_of_each_command_shows_its_settings_without_importing_hydra(covid_x
     assert "\nseed: 0  " in helped
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot remove the current folder")
+def test_a_current_folder_that_was_removed(tmp_path: Path) -> None:
+    line = f"{sys.executable} -P -m covid_xray predict run=a input=b output=c.csv"
+    script = f"mkdir gone && cd gone && rmdir ../gone && {line}"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert "covid-xray: the current folder does not exist any more" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_mistake_in_an_override_is_reported_without_importing_torch(covid_xray: Command) -> None:
     result = covid_xray("train", "schedule=artcle", env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert result.returncode == 2
