@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from covid_xray.data.images.grey import GreyImage, ImageError, check_size, scale_range, scale_to_8_bits
+from covid_xray.data.images.grey import GreyImage, ImageError, check_file, check_size, scale_range, scale_to_8_bits
 from covid_xray.data.images.headers import MAX_SCANS, run_length, stream_size
 from covid_xray.errors import UserError
 
@@ -241,8 +241,7 @@ def read_view(path: Path) -> str:
     try:
         import pydicom
 
-        if not path.is_file():  # opening a pipe would block
-            return ""
+        check_file(path)
         with path.open("rb") as file:  # the pixels are not read
             header = _read(pydicom, file, path, ["ViewPosition"], stop_before_pixels=True)
         return str(header.get("ViewPosition") or "").strip()

@@ -40,13 +40,7 @@ def read_bytes(path: str | Path) -> bytes:
         ImageError: If it is missing, not readable, empty, larger than `MAX_BYTES`, or no regular file.
     """
     try:
-        status = os.stat(path)  # noqa: PTH116 pathlib costs time for every image of every epoch
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would block; a device has no end
-            raise ImageError(path, "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
-        if status.st_size == 0:  # not opened: reading some files of /proc, which declare no size, would block
-            raise ImageError(path, "it is empty")
-        if status.st_size > MAX_BYTES:
-            raise ImageError(path, f"it has {status.st_size:,} bytes; the limit is {MAX_BYTES:,}")
+        check_file(path)
         with open(path, "rb") as file:  # noqa: PTH123
             data = file.read(MAX_BYTES)
     except OSError as error:
@@ -58,6 +52,22 @@ def read_bytes(path: str | Path) -> bytes:
     if not data:
         raise ImageError(path, "it is empty")
     return data
+
+
+def check_file(path: str | Path) -> None:
+    """Check that a file can be opened and read to its end.
+
+    Raises:
+        ImageError: If it is empty, larger than `MAX_BYTES`, or no regular file.
+        OSError: If it is missing.
+    """
+    status = os.stat(path)  # noqa: PTH116 pathlib costs time for every image of every epoch
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would block; a device has no end
+        raise ImageError(path, "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
+    if status.st_size == 0:  # not opened: reading some files of /proc, which declare no size, would block
+        raise ImageError(path, "it is empty")
+    if status.st_size > MAX_BYTES:
+        raise ImageError(path, f"it has {status.st_size:,} bytes; the limit is {MAX_BYTES:,}")
 
 
 def scale_to_8_bits(pixels: NDArray[Any], bits: int = 16) -> GreyImage:
