@@ -58,9 +58,18 @@ def commands() -> dict[str, str]:
     """Help line by command, read from the files without importing them."""
     found = {}
     for file in sorted((PACKAGE / "commands").glob("[a-z]*.py")):
-        docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-        found[file.stem.replace("_", "-")] = docstring.split("\n")[0]
+        found[file.stem.replace("_", "-")] = _docstring(file).split("\n")[0]
     return found
+
+
+def _docstring(file: Path) -> str:
+    """Docstring of a module that is not imported."""
+    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+
+
+def _options(group: str) -> str:
+    """Names of the options of a config group."""
+    return ", ".join(sorted(file.stem for file in (config_dir() / group).glob("*.yaml")))
 
 
 def main() -> None:
@@ -126,7 +135,6 @@ def _config_file(command: str) -> Path:
 
 def _command_help(command: str) -> str:
     """What a command does, its settings and its choices, with the comments of its YAML file."""
-    source = PACKAGE / "commands" / f"{command.replace('-', '_')}.py"
     blocks = _config_file(command).read_text(encoding="utf-8").split("\n\n")
     settings = [block for block in blocks if not re.match("(# .*\n)*(hydra|defaults):", block)]
     choices = re.findall(r"^  - (\w+): (\w+) *(#.*)?$", blocks[0], re.MULTILINE)
@@ -134,7 +142,7 @@ def _command_help(command: str) -> str:
     lines = [
         f"usage: covid-xray {command} [KEY=VALUE ...]",
         "",
-        ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "",
+        _docstring(PACKAGE / "commands" / f"{command.replace('-', '_')}.py"),
         "",
         f"Settings, as KEY=VALUE, with their defaults; ??? must be given.{inherited}",
         "",
@@ -143,8 +151,7 @@ def _command_help(command: str) -> str:
     if choices:
         lines += ["", "Choices, as GROUP=NAME, and their defaults:", ""]
         for group, default, comment in choices:
-            names = sorted(file.stem for file in (config_dir() / group).glob("*.yaml"))
-            lines += [f"{f'{group}={default}':<26} {comment}".rstrip(), f"    {', '.join(names)}"]
+            lines += [f"{f'{group}={default}':<26} {comment}".rstrip(), f"    {_options(group)}"]
     return "\n".join(
         [*lines, "", f"covid-xray {command} --cfg job   shows the configuration, with that of the choices"]
     )
@@ -267,8 +274,7 @@ def _sentence(error: BaseException) -> str:
         else:
             sentence += f" {line}"
     if found := re.search(r"Could not load '(\w+)/", sentence):  # one of a list, for which Hydra names no options
-        options = sorted(file.stem for file in (config_dir() / found[1]).glob("*.yaml"))
-        sentence = f"{sentence.rstrip('.')}; use {', '.join(options)}"
+        sentence = f"{sentence.rstrip('.')}; use {_options(found[1])}"
     if _GRAMMAR.match(sentence):
         sentence = re.sub(r" expecting \{.*\}", "", sentence) + _QUOTES
     return sentence if not keys or keys[0] in sentence else f"{keys[0]}: {sentence}"

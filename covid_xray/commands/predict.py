@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from covid_xray.commands._build import resolve
 from covid_xray.errors import UserError, printable
 from covid_xray.imports import quick_imports
 from covid_xray.runs.config import check_run
@@ -36,7 +37,7 @@ def run(cfg: DictConfig) -> None:
     if cfg.backend != "torch":
         name = "model.onnx" if cfg.backend == "onnx" else "model-int8.onnx"
         loaded = [with_onnx(run, run.folder.export(name)) for run in loaded]
-    predictor = Predictor.create(loaded, cfg.confidence, _plain(cfg.shares))
+    predictor = Predictor.create(loaded, cfg.confidence, resolve(cfg)["shares"])
     if len(runs) > 1:
         print(f"Mean of the calibrated probabilities of {len(runs)} runs")
     if not predictor.calibrations:
@@ -98,11 +99,6 @@ def _origin(cfg: DictConfig, kind: str, predictor: "Predictor") -> dict[str, obj
         "precision": " ".join(run.precision for run in predictor.runs),
         **({"fold_batchnorm": True} if cfg.fold_batchnorm else {}),
     }
-
-
-def _plain(value: Any) -> Any:
-    """A setting as plain types."""
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _skip_done(file: PredictionFile, images: Iterator[str], done: int) -> dict[str, int]:
